@@ -1,0 +1,145 @@
+"""The service's settings: one frozen, typed object, read from the environment once per process.
+
+Every field below is an environment variable of the same name in capitals (`REDIS_URL`, `MODELS`, ...); `.env.example`
+and the README table list the same fields, which a test compares. Nothing else in the project reads the environment.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import FatalError
+
+#: Fields that a URL or a log line must never show.
+_WORDS = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """All settings. Defaults run the local stack; compose overrides what differs in containers.
+
+    Raises:
+        FatalError: from `load_settings`, when any value is out of range; all of them are listed at once.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # --- where things are -------------------------------------------------------------------------------------
+    base_url: str = Field("http://127.0.0.1:8001", description="Public address of the service; output URLs begin with it")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis for the queue, results and job records"
+    )
+    models_dir: Path = Field(Path("models"), description="Folder of published and starter weights")
+    outputs_dir: Path = Field(Path("outputs"), description="Folder of result PNGs, shared by API and worker")
+
+    # --- models -----------------------------------------------------------------------------------------------
+    models: _WORDS = Field(("rmbg", "birefnet"), description="Models each side goes through, comma-separated")
+    model_profile: Literal["full", "starter", "auto"] = Field(
+        "auto", description="full: published checkpoints; starter: small ones in git; auto: full where the files are"
+    )
+    rmbg_repo: str = Field("briaai/RMBG-2.0", description="Hub repository of RMBG-2.0 (CC BY-NC 4.0, gated)")
+    rmbg_revision: str = Field("main", description="Commit, tag or branch of the RMBG-2.0 repository")
+    birefnet_repo: str = Field("ZhengPeng7/BiRefNet", description="Hub repository of BiRefNet (MIT)")
+    birefnet_revision: str = Field("main", description="Commit, tag or branch of the BiRefNet repository")
+    hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token; needed only for the gated RMBG-2.0")
+    hf_endpoint: str = Field("https://huggingface.co", description="Address of the model hub or a mirror of it")
+
+    # --- device -----------------------------------------------------------------------------------------------
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    gpu_device: str = Field("0", description="Which GPU compose gives the worker (index or UUID)")
+    use_fp16: bool = Field(True, description="Half precision on CUDA; the CPU always computes in fp32")
+    cpu_threads: int = Field(0, ge=0, le=256, description="Threads of one forward pass on the CPU; 0: all cores")
+
+    # --- worker -----------------------------------------------------------------------------------------------
+    worker_name: str = Field(
+        "worker-1", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Name of this worker; unique for each on one Redis"
+    )
+    worker_threads: int = Field(8, ge=2, le=64, description="Cells and plans one worker handles at once")
+    shutdown_grace_s: float = Field(60, ge=1, le=3600, description="How long a stopping worker may finish its work (s)")
+    picture_cache_mb: int = Field(512, ge=0, le=65536, description="Decoded pictures kept for their other cells (MB)")
+
+    # --- limits of outside input ------------------------------------------------------------------------------
+    upload_limit_mb: int = Field(64, ge=1, le=2048, description="Largest request body (MB)")
+    source_limit_mb: int = Field(50, ge=1, le=2048, description="Largest source file (MB)")
+    pixel_limit_mp: float = Field(64, gt=0, le=1000, description="Largest picture (million pixels)")
+    download_connect_timeout_s: float = Field(5, gt=0, le=300, description="Time to connect to a source (s)")
+    download_timeout_s: float = Field(30, gt=0, le=600, description="Time for a whole download (s)")
+    download_redirects: int = Field(5, ge=0, le=20, description="Redirects followed for one source")
+    allow_private_sources: _WORDS = Field(
+        (), description="Private hosts or networks sources may come from, comma-separated (10.0.0.5, 192.168.0.0/16)"
+    )
+
+    # --- jobs -------------------------------------------------------------------------------------------------
+    sync_wait_s: float = Field(60, ge=0, le=600, description="How long POST /process waits when the client does not say")
+    sync_wait_limit_s: float = Field(120, ge=0, le=600, description="Longest wait a client may ask for (s)")
+    job_ttl_s: int = Field(86400, ge=60, le=31536000, description="Lifetime of a job record after its last change (s)")
+
+    # --- API --------------------------------------------------------------------------------------------------
+    api_host: str = Field("127.0.0.1", description="Address the API listens on")
+    api_port: int = Field(8001, ge=1, le=65535, description="Port the API listens on")
+    api_threads: int = Field(32, ge=2, le=512, description="Web threads")
+    max_sync_waits: int = Field(24, ge=0, le=500, description="Requests that may wait at once; past it the answer is 202")
+
+    # --- compose ----------------------------------------------------------------------------------------------
+    redis_password: SecretStr = Field(SecretStr(""), description="Password of compose's Redis (make setup makes one)")
+    flower_user: str = Field("admin", description="User name of Flower's basic auth")
+    flower_password: SecretStr = Field(SecretStr(""), description="Password of Flower's basic auth (make setup makes one)")
+    flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower, on loopback")
+
+    # --- extraction and logs ----------------------------------------------------------------------------------
+    gemini_api_key: SecretStr = Field(SecretStr(""), description="Google Gemini API key; reserved for design extraction")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged")
+    log_format: Literal["json", "text"] = Field("json", description="json: one object a line; text: for reading")
+
+    @field_validator("models", "allow_private_sources", mode="before")
+    @classmethod
+    def _split_words(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one model, each once, for example MODELS=rmbg,birefnet")
+        bad = [name for name in value if not name.isalnum() or not name.islower()]
+        if bad:
+            raise ValueError(f"model names are lower-case letters and digits, not {', '.join(bad)}")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("begin it with http:// or https://, for example http://192.168.10.74:8001")
+        return value.rstrip("/")
+
+    @property
+    def upload_limit_bytes(self) -> int:
+        return self.upload_limit_mb * 1_000_000
+
+    @property
+    def source_limit_bytes(self) -> int:
+        return self.source_limit_mb * 1_000_000
+
+    @property
+    def pixel_limit(self) -> int:
+        return int(self.pixel_limit_mp * 1_000_000)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment; `overrides` win.
+
+    Raises:
+        FatalError: one or more values are wrong; the message lists each with its variable and the reason.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as exc:
+        lines = [
+            f"  {'.'.join(str(part) for part in error['loc']).upper()}: {error['msg']} (got {error['input']!r})"
+            for error in exc.errors()
+        ]
+        raise FatalError("Settings are wrong; correct .env or the environment:\n" + "\n".join(lines)) from exc

@@ -1,0 +1,194 @@
+"""BiRefNet's decoder: blocks with a deformable ASPP, fed by laterals and by patches of the picture itself.
+
+Source: Zheng et al. 2024 (arXiv 2401.03407), section 3.2 (reconstruction blocks, inward reference: original-size
+patches of the picture enter every stage; outward reference: an attention learned from gradients). Module names
+follow the published checkpoints' key layout.
+
+Differences from the official code: the resize right after cutting patches is dropped (it never changes the size);
+multi-scale masks and gradient maps, used in training only, are computed only by `forward_with_aux`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.nets.config import BiRefNetConfig
+from worker.nets.deform_conv import DeformableConv2d
+
+
+def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Bilinear resize with corners aligned, the only kind inside this network. (B, C, H, W) -> (B, C, *size)."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def image_to_patches(image: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Stack tiles of the picture as channels, so that one position sees the same offset in every tile.
+
+    Args:
+        image: (B, C, H, W); H and W are multiples of `size`.
+        size: (h, w) of one tile.
+    Returns:
+        (B, C * H/h * W/w, h, w); channels in the order (c, tile row, tile column). Not a pixel-unshuffle.
+    Raises:
+        ValueError: the picture does not divide into tiles of this size.
+    """
+    b, c, height, width = image.shape
+    h, w = size
+    if height % h or width % w:
+        raise ValueError(f"a {height}x{width} picture does not divide into tiles of {h}x{w}; use multiples of 32")
+    x = image.view(b, c, height // h, h, width // w, w)
+    return x.permute(0, 1, 2, 4, 3, 5).reshape(b, -1, h, w)
+
+
+class DeformableBranch(nn.Module):
+    """One branch of the ASPP: deformable convolution, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.atrous_conv = DeformableConv2d(in_channels, out_channels, kernel_size)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.atrous_conv(x)))
+
+
+class DeformableASPP(nn.Module):
+    """Atrous spatial pyramid with deformable branches and a global average: (B, C, H, W) -> the same shape."""
+
+    def __init__(self, channels: int, width: int, kernels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.aspp1 = DeformableBranch(channels, width, 1)
+        self.aspp_deforms = nn.ModuleList(DeformableBranch(channels, width, kernel) for kernel in kernels)
+        self.global_avg_pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.conv1 = nn.Conv2d(width * (len(kernels) + 2), channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.global_avg_pool(x).expand(-1, -1, *x.shape[2:])
+        branches = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms), pooled]
+        return self.dropout(F.relu(self.bn1(self.conv1(torch.cat(branches, dim=1)))))
+
+
+class DecoderBlock(nn.Module):
+    """Convolution in, deformable ASPP, convolution out: (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: BiRefNetConfig) -> None:
+        super().__init__()
+        width = config.block_width
+        self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.dec_att = DeformableASPP(width, config.aspp_width, config.aspp_kernels)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.bn_in = nn.BatchNorm2d(width)
+        self.bn_out = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn_in(self.conv_in(x)))
+        return self.bn_out(self.conv_out(self.dec_att(x)))
+
+
+class LateralBlock(nn.Module):
+    """A 1x1 convolution from the encoder's feature to the decoder."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class PatchBlock(nn.Module):
+    """Two convolutions with nothing between them, from picture patches to features."""
+
+    def __init__(self, in_channels: int, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out(self.conv1(x))
+
+
+@dataclass
+class AuxOutputs:
+    """What training supervises.
+
+    Attributes:
+        masks: logits, coarse to fine; the last is the answer, (B, 1, H, W).
+        gradients: logits (B, 1, h, w) of the picture's gradient inside the mask, coarse to fine.
+    """
+
+    masks: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+
+
+class Decoder(nn.Module):
+    """Four encoder maps and the picture become one map of logits at the picture's size."""
+
+    def __init__(self, config: BiRefNetConfig) -> None:
+        super().__init__()
+        c1, c2, c3, c4 = config.lateral_widths  # shallow to deep
+        patch = config.backbone.patch_size
+        width = config.patch_width
+        # Tiles per side at each stage: the picture's side over the feature's side.
+        tiles = {5: 8 * patch, 4: 4 * patch, 3: 2 * patch, 2: patch, 1: 1}
+        for stage, out in ((5, c4 // 8), (4, c4 // 8), (3, c3 // 8), (2, c2 // 8), (1, c1 // 8)):
+            self.add_module(f"ipt_blk{stage}", PatchBlock(3 * tiles[stage] ** 2, width, out))
+
+        self.decoder_block4 = DecoderBlock(c4 + c4 // 8, c3, config)
+        self.decoder_block3 = DecoderBlock(c3 + c4 // 8, c2, config)
+        self.decoder_block2 = DecoderBlock(c2 + c3 // 8, c1, config)
+        self.decoder_block1 = DecoderBlock(c1 + c2 // 8, c1 // 2, config)
+        self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, 1))
+
+        for stage, channels in ((4, c3), (3, c2), (2, c1)):
+            self.add_module(f"lateral_block{stage}", LateralBlock(channels))
+            self.add_module(f"conv_ms_spvn_{stage}", nn.Conv2d(channels, 1, 1))
+            self.add_module(
+                f"gdt_convs_{stage}",
+                nn.Sequential(
+                    nn.Conv2d(channels, config.gradient_width, 3, padding=1),
+                    nn.BatchNorm2d(config.gradient_width),
+                    nn.ReLU(),
+                ),
+            )
+            self.add_module(f"gdt_convs_pred_{stage}", nn.Sequential(nn.Conv2d(config.gradient_width, 1, 1)))
+            self.add_module(f"gdt_convs_attn_{stage}", nn.Sequential(nn.Conv2d(config.gradient_width, 1, 1)))
+
+    def forward(self, image: Tensor, features: list[Tensor], aux: AuxOutputs | None = None) -> Tensor:
+        """Decode.
+
+        Args:
+            image: (B, 3, H, W), the network's input.
+            features: lateral maps, shallow to deep, the deepest already squeezed.
+            aux: filled with the coarser masks and gradient maps when given.
+        Returns:
+            (B, 1, H, W) logits.
+        """
+        x1, x2, x3, x4 = features
+        p = self.decoder_block4(self._with_patches(5, image, x4))
+        for stage, lateral, block in ((4, x3, self.decoder_block3), (3, x2, self.decoder_block2)):
+            p = block(self._with_patches(stage, image, self._join(stage, p, lateral, aux)))
+        p = self.decoder_block1(self._with_patches(2, image, self._join(2, p, x1, aux)))
+        p = torch.cat((resize(p, image.shape[2:]), self.get_submodule("ipt_blk1")(image)), dim=1)
+        return self.conv_out1(p)
+
+    def _with_patches(self, stage: int, image: Tensor, x: Tensor) -> Tensor:
+        patches = image_to_patches(image, x.shape[2:])
+        return torch.cat((x, self.get_submodule(f"ipt_blk{stage}")(patches)), dim=1)
+
+    def _join(self, stage: int, p: Tensor, lateral: Tensor, aux: AuxOutputs | None) -> Tensor:
+        """Gate a stage's output by its gradient attention, enlarge it, and add the lateral feature."""
+        gradient = self.get_submodule(f"gdt_convs_{stage}")(p)
+        if aux is not None:
+            aux.masks.append(self.get_submodule(f"conv_ms_spvn_{stage}")(p))
+            aux.gradients.append(self.get_submodule(f"gdt_convs_pred_{stage}")(gradient))
+        p = p * self.get_submodule(f"gdt_convs_attn_{stage}")(gradient).sigmoid()
+        return resize(p, lateral.shape[2:]) + self.get_submodule(f"lateral_block{stage}")(lateral)
