@@ -3,6 +3,7 @@
     AppError(code, message, retryable)
       InvalidInput                  422  the request or a picture is wrong; sending it again will not help
         InvalidRequest                   invalid_request
+        InvalidJson                 400  invalid_json
         UnsupportedMediaType        415  unsupported_media_type
         RequestTooLarge             413  request_too_large
         SourceError                      a side's picture could not be used
@@ -62,6 +63,11 @@ class InvalidInput(AppError):
 
 class InvalidRequest(InvalidInput):
     code, title = "invalid_request", "Invalid request"
+
+
+class InvalidJson(InvalidInput):
+    status = 400
+    code, title = "invalid_json", "Request body is not JSON"
 
 
 class UnsupportedMediaType(InvalidInput):

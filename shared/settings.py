@@ -7,7 +7,7 @@ and the README table list the same fields, which a test compares. Nothing else i
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import FatalError
@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     # --- where things are -------------------------------------------------------------------------------------
-    base_url: str = Field("http://127.0.0.1:8001", description="Public address of the service; output URLs begin with it")
+    base_url: str = Field(
+        "http://127.0.0.1:8001", description="Public address of the service; output URLs begin with it"
+    )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis for the queue, results and job records"
     )
@@ -39,9 +41,15 @@ class Settings(BaseSettings):
         "auto", description="full: published checkpoints; starter: small ones in git; auto: full where the files are"
     )
     rmbg_repo: str = Field("briaai/RMBG-2.0", description="Hub repository of RMBG-2.0 (CC BY-NC 4.0, gated)")
-    rmbg_revision: str = Field("main", description="Commit, tag or branch of the RMBG-2.0 repository")
+    rmbg_revision: str = Field(
+        "5df4c9c76d8170882c34f6986e848ee07fd0ba43",
+        description="Commit, tag or branch of the RMBG-2.0 repository",
+    )
     birefnet_repo: str = Field("ZhengPeng7/BiRefNet", description="Hub repository of BiRefNet (MIT)")
-    birefnet_revision: str = Field("main", description="Commit, tag or branch of the BiRefNet repository")
+    birefnet_revision: str = Field(
+        "e2bf8e4460fc8fa32bba5ea4d94b3233d367b0e4",
+        description="Commit, tag or branch of the BiRefNet repository",
+    )
     hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token; needed only for the gated RMBG-2.0")
     hf_endpoint: str = Field("https://huggingface.co", description="Address of the model hub or a mirror of it")
 
@@ -71,7 +79,9 @@ class Settings(BaseSettings):
     )
 
     # --- jobs -------------------------------------------------------------------------------------------------
-    sync_wait_s: float = Field(60, ge=0, le=600, description="How long POST /process waits when the client does not say")
+    sync_wait_s: float = Field(
+        60, ge=0, le=600, description="How long POST /process waits when the client does not say"
+    )
     sync_wait_limit_s: float = Field(120, ge=0, le=600, description="Longest wait a client may ask for (s)")
     job_ttl_s: int = Field(86400, ge=60, le=31536000, description="Lifetime of a job record after its last change (s)")
 
@@ -79,16 +89,26 @@ class Settings(BaseSettings):
     api_host: str = Field("127.0.0.1", description="Address the API listens on")
     api_port: int = Field(8001, ge=1, le=65535, description="Port the API listens on")
     api_threads: int = Field(32, ge=2, le=512, description="Web threads")
-    max_sync_waits: int = Field(24, ge=0, le=500, description="Requests that may wait at once; past it the answer is 202")
+    max_sync_waits: int = Field(
+        24,
+        ge=0,
+        le=500,
+        validate_default=True,
+        description="Requests that may wait at once; past it the answer is 202. Fewer than API_THREADS",
+    )
 
     # --- compose ----------------------------------------------------------------------------------------------
     redis_password: SecretStr = Field(SecretStr(""), description="Password of compose's Redis (make setup makes one)")
     flower_user: str = Field("admin", description="User name of Flower's basic auth")
-    flower_password: SecretStr = Field(SecretStr(""), description="Password of Flower's basic auth (make setup makes one)")
+    flower_password: SecretStr = Field(
+        SecretStr(""), description="Password of Flower's basic auth (make setup makes one)"
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower, on loopback")
 
     # --- extraction and logs ----------------------------------------------------------------------------------
-    gemini_api_key: SecretStr = Field(SecretStr(""), description="Google Gemini API key; reserved for design extraction")
+    gemini_api_key: SecretStr = Field(
+        SecretStr(""), description="Google Gemini API key; reserved for design extraction"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged")
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line; text: for reading")
 
@@ -107,6 +127,14 @@ class Settings(BaseSettings):
         bad = [name for name in value if not name.isalnum() or not name.islower()]
         if bad:
             raise ValueError(f"model names are lower-case letters and digits, not {', '.join(bad)}")
+        return value
+
+    @field_validator("max_sync_waits")
+    @classmethod
+    def _leave_threads_for_other_routes(cls, value: int, info: ValidationInfo) -> int:
+        threads = info.data.get("api_threads", value + 1)
+        if value >= threads:
+            raise ValueError(f"make it less than API_THREADS={threads}, or waiting requests block every other route")
         return value
 
     @field_validator("base_url")

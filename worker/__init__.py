@@ -1,0 +1,1 @@
+"""The GPU process: prepares sides, computes cells, writes PNGs. Imports neither flask nor api."""

@@ -1,0 +1,166 @@
+"""What a job is: its states, its cells and its record.
+
+    queued -> preparing -> processing -> succeeded | partial | failed | canceled | expired
+
+A job may fail, be canceled or expire from any open state; a final state never changes.
+"""
+
+import re
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Sides in the order they are reported.
+SIDES = ("front", "back")
+Side = Literal["front", "back"]
+
+#: A job id, as it appears in URLs, file names and Redis keys.
+JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+class CellStatus(StrEnum):
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+FINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.PARTIAL, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.EXPIRED})
+OPEN = frozenset(JobStatus) - FINAL
+FINAL_CELLS = frozenset({CellStatus.SUCCEEDED, CellStatus.FAILED})
+
+_STOPPED = frozenset({JobStatus.FAILED, JobStatus.CANCELED, JobStatus.EXPIRED})
+#: state -> the states it may change to.
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: _STOPPED | {JobStatus.PREPARING},
+    JobStatus.PREPARING: _STOPPED | {JobStatus.PROCESSING},
+    JobStatus.PROCESSING: _STOPPED | {JobStatus.SUCCEEDED, JobStatus.PARTIAL},
+    **dict.fromkeys(FINAL, frozenset[JobStatus]()),
+}
+
+
+class CellRecord(BaseModel):
+    """How one cell stands.
+
+    Attributes:
+        url: public address of the cutout, once it is written.
+        width: pixels. height: pixels. bytes: size of the file.
+        seconds: from the start of the cell to its written file.
+        error: {"code", "detail", "retryable"} of a failed cell.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: CellStatus = CellStatus.QUEUED
+    url: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    error: dict[str, Any] | None = None
+
+
+class Source(BaseModel):
+    """Where a side's picture comes from.
+
+    Attributes:
+        kind: "url": fetch `url`; "file": read `path`, relative to the outputs folder (`.work/<job_id>/front.upload`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["url", "file"]
+    url: str | None = None
+    path: str | None = None
+
+
+class Job(BaseModel):
+    """The record of one job, as the store returns it.
+
+    Attributes:
+        id: the client's id, an integer or a string exactly as sent.
+        created_at, started_at, completed_at: UTC.
+        result: the body of the 200 reply, set when the job ends with at least one cutout.
+        error: {"code", "detail", "retryable"} when the whole job failed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    job_id: str = Field(pattern=rf"^{JOB_ID.pattern}$")
+    id: int | str
+    status: JobStatus = JobStatus.QUEUED
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    request_id: str = ""
+    sources: dict[Side, Source]
+    models: tuple[str, ...]
+    options: dict[str, Any] = Field(default_factory=dict)
+    cells: dict[str, CellRecord] = Field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides this job has, in reporting order."""
+        return tuple(side for side in SIDES if side in self.sources)
+
+
+def new_job_id() -> str:
+    """A fresh, unguessable job id: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def cell_name(side: str, model: str) -> str:
+    """`front_rmbg` for side `front` and model `rmbg`."""
+    return f"{side}_{model}"
+
+
+def cell_names(sides: tuple[str, ...], models: tuple[str, ...]) -> list[str]:
+    """All cells of a job in reporting order: sides first, then models (front_rmbg, front_birefnet, back_rmbg, ...)."""
+    return [cell_name(side, model) for side in SIDES if side in sides for model in models]
+
+
+def new_job(
+    *,
+    job_id: str,
+    client_id: int | str,
+    sources: dict[Side, Source],
+    models: tuple[str, ...],
+    options: dict[str, Any] | None = None,
+    request_id: str = "",
+) -> Job:
+    """A queued job with all of its cells queued, created now."""
+    names = cell_names(tuple(sources), models)
+    return Job(
+        job_id=job_id,
+        id=client_id,
+        created_at=utc_now(),
+        request_id=request_id,
+        sources=sources,
+        models=models,
+        options=options or {},
+        cells={name: CellRecord() for name in names},
+    )

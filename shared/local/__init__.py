@@ -1,0 +1,1 @@
+"""The stack without Docker: a private Redis, one worker and the API as child processes. `python -m shared.local`."""

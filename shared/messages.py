@@ -1,0 +1,70 @@
+"""Task names, the queue, and the Celery configuration that both ends must agree on.
+
+Messages carry ids, never pixels or secrets: Flower shows their arguments to anyone who may open it.
+"""
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from shared.errors import StoreUnavailable
+from shared.settings import Settings
+
+QUEUE = "jobs"
+PLAN = "jobs.plan"
+CELL = "jobs.cell"
+ASSEMBLE = "jobs.assemble"
+FAIL = "jobs.fail"
+
+#: Seconds until Redis gives an unacknowledged message to another worker. It is not renewed while a task runs, so it is
+#: longer than the longest wait plus run (field-notes.md section 6: 5 s ran an 8 s cell twice).
+VISIBILITY_TIMEOUT_S = 3600
+#: Seconds that Celery keeps a task's result; never 0, which hangs chords (celery#5237).
+RESULT_TTL_S = 3600
+
+
+def make_celery(settings: Settings, name: str) -> Celery:
+    """A Celery app with the configuration API and worker share. Nothing is connected yet."""
+    url = settings.redis_url.get_secret_value()
+    app = Celery(name, broker=url, backend=url, set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        enable_utc=True,
+        timezone="UTC",
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        result_expires=RESULT_TTL_S,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+        },
+    )
+    return app
+
+
+def send_plan(app: Celery, job_id: str, request_id: str) -> None:
+    """Queue a job for the workers: one plain message.
+
+    The worker builds the canvas: building one in web threads takes two producers from the pool and can deadlock. No
+    result is asked for, so no subscription is left behind.
+
+    Raises:
+        StoreUnavailable: Redis does not take the message.
+    """
+    try:
+        app.send_task(
+            PLAN,
+            kwargs={"job_id": job_id, "request_id": request_id},
+            task_id=job_id,
+            queue=QUEUE,
+            ignore_result=True,
+            retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5},
+        )
+    except (OperationalError, RedisError, OSError) as exc:
+        raise StoreUnavailable("Redis does not take the job; check that it runs and that REDIS_URL is right") from exc

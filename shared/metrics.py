@@ -1,0 +1,34 @@
+"""Prometheus metrics of the web process. Base units, few labels; names begin with `cutout_`."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+#: Seconds; POST /process waits for seconds to a minute, every other route takes milliseconds.
+_BUCKETS_S = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
+
+
+class ApiMetrics:
+    """The metrics of one app, in a registry of its own so that two apps in one process do not collide."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "cutout_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "cutout_http_request_seconds",
+            "Time to answer",
+            ["method", "route"],
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.jobs = Counter("cutout_jobs_accepted", "Jobs put into the queue", registry=self.registry)
+        self.waits = Gauge("cutout_sync_waits", "Requests waiting for their job", registry=self.registry)
+        self.redis_up = Gauge("cutout_redis_up", "1 when Redis answers", registry=self.registry)
+        self.queue_depth = Gauge("cutout_queue_depth", "Jobs no worker has begun", registry=self.registry)
+        self.model_ready = Gauge(
+            "cutout_model_ready", "1 when a live worker has the model ready", ["model"], registry=self.registry
+        )
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,170 @@
+"""Where result files and uploads live: a folder now, behind a small seam that an object store can fill later.
+
+    outputs/design_{id}_{job_id}_{side}_{model}.png    results, under a name that only the job decides
+    outputs/.work/{job_id}/                            uploads and prepared sides, removed when the job ends
+
+Files are written beside their place and renamed, so a reader sees a whole file or none, and a task that runs twice
+leaves the same result.
+"""
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from shared.errors import OutputNotFound, OutputNotWritten
+from shared.jobs import JOB_ID
+
+#: The only names that are ever served; no dots, slashes or other ways out of the folder.
+OUTPUT_NAME = re.compile(
+    rf"design_-?[A-Za-z0-9_-]{{1,64}}_{JOB_ID.pattern}_(?:front|back)_[a-z0-9]+(?:_[a-z0-9]+)*\.[a-z0-9]{{1,8}}"
+)
+_WORK = ".work"
+_WORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9]{1,16})?")
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "the process may not write there; check the folder's owner",
+    errno.EFBIG: "the file is larger than the file system allows",
+}
+
+
+def output_name(client_id: int | str, job_id: str, side: str, model: str, ext: str = "png") -> str:
+    """`design_{id}_{job_id}_{side}_{model}.png`: derived from the job alone, so a second run overwrites the first."""
+    return f"design_{client_id}_{job_id}_{side}_{model}.{ext}"
+
+
+class Storage(Protocol):
+    """What the service needs of a place for outputs."""
+
+    def url(self, name: str) -> str: ...
+    def write_atomic(self, name: str, data: bytes | Iterable[bytes]) -> int: ...
+    def open_output(self, name: str) -> BinaryIO: ...
+
+
+class FolderStorage:
+    """Outputs in a folder that API and worker share, served by the API under `{base_url}/outputs/`."""
+
+    def __init__(self, outputs_dir: Path, base_url: str) -> None:
+        self._dir = Path(outputs_dir).resolve()
+        self._base_url = base_url.rstrip("/")
+
+    @property
+    def outputs_dir(self) -> Path:
+        """The folder, absolute."""
+        return self._dir
+
+    # --- outputs ----------------------------------------------------------------------------------------------
+    output_name = staticmethod(output_name)
+
+    def url(self, name: str) -> str:
+        """The public address of an output."""
+        return f"{self._base_url}/outputs/{name}"
+
+    def path(self, name: str) -> Path:
+        """Where an output is, or will be.
+
+        Raises:
+            OutputNotFound: the name is not that of an output, so it could lead out of the folder.
+        """
+        if not OUTPUT_NAME.fullmatch(name):
+            raise OutputNotFound(f"There is no output {name[:200]!r}")
+        return self._dir / name
+
+    def open_output(self, name: str) -> BinaryIO:
+        """An output, open for reading.
+
+        Raises:
+            OutputNotFound: there is no such output.
+        """
+        try:
+            return self.path(name).open("rb")
+        except FileNotFoundError as exc:
+            raise OutputNotFound(f"There is no output {name}") from exc
+
+    def write_atomic(self, name: str, data: bytes | Iterable[bytes]) -> int:
+        """Write an output, whole or not at all, and return its size in bytes.
+
+        Raises:
+            OutputNotWritten: the file could not be written; the message says why (a full disk, ...).
+        """
+        return _write(self.path(name), data)
+
+    # --- a job's work folder ----------------------------------------------------------------------------------
+    def work_dir(self, job_id: str) -> Path:
+        """The job's own folder for uploads and prepared sides; made when missing."""
+        path = self._work_path(job_id)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise _not_written(path, exc) from exc
+        return path
+
+    def write_work(self, job_id: str, name: str, data: bytes | Iterable[bytes]) -> str:
+        """Write a file of the job's work folder, whole or not at all.
+
+        Returns:
+            Its path relative to the outputs folder, as `Source.path` wants it.
+        Raises:
+            OutputNotWritten: the file could not be written. Whatever `data` raises passes through.
+        """
+        if not _WORK_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not a name for a work file")
+        _write(self.work_dir(job_id) / name, data)
+        return f"{_WORK}/{job_id}/{name}"
+
+    def source_path(self, relative: str) -> Path:
+        """The absolute path of a `Source` of kind "file".
+
+        Raises:
+            OutputNotFound: the path is not inside a job's work folder.
+        """
+        work, _, rest = relative.partition("/")
+        job_id, _, name = rest.partition("/")
+        if work != _WORK or not JOB_ID.fullmatch(job_id) or not _WORK_NAME.fullmatch(name):
+            raise OutputNotFound(f"{relative[:200]!r} is not a file of a job")
+        return self._dir / relative
+
+    def remove_work(self, job_id: str) -> None:
+        """Remove the job's work folder, if it is there."""
+        shutil.rmtree(self._work_path(job_id), ignore_errors=True)
+
+    def _work_path(self, job_id: str) -> Path:
+        if not JOB_ID.fullmatch(job_id):
+            raise ValueError(f"{job_id!r} is not a job id")
+        return self._dir / _WORK / job_id
+
+
+def _write(path: Path, data: bytes | Iterable[bytes]) -> int:
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own for each writer: two runs of one task must not write into each other's file.
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        size = 0
+        with os.fdopen(handle, "wb") as file:
+            for chunk in (data,) if isinstance(data, bytes | bytearray | memoryview) else data:
+                size += file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes it private, but API and worker may be different users.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = ""
+        return size
+    except OSError as exc:
+        raise _not_written(path, exc) from exc
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _not_written(path: Path, exc: OSError) -> OutputNotWritten:
+    reason = _REASONS.get(exc.errno or 0, exc.strerror or str(exc))
+    return OutputNotWritten(f"{path.name} could not be written: {reason}")

@@ -1,0 +1,267 @@
+"""A real Celery worker process on a real Redis: jobs go in by the store and one message, PNGs come out."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shared.jobs import CellStatus, Job, JobStatus, Source, new_job, new_job_id
+from shared.messages import make_celery, send_plan
+from shared.settings import Settings
+from shared.storage import FolderStorage
+from shared.store import Store
+from tests.processes import Process, python, wait_for
+from tests.tiny_worker import INPUT_SIZE, paint
+from worker.images import decode, network_input
+
+Pictures = dict[str, bytes]
+
+
+def picture(seed: int, width: int = 90, height: int = 70) -> bytes:
+    """A PNG of large random colour blocks, different for every seed."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def bomb_png() -> bytes:
+    """A few hundred bytes that declare 60000 x 60000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+class Service:
+    """The worker's side of the service, driven as the API drives it."""
+
+    def __init__(self, settings: Settings, store: Store, folder: Path) -> None:
+        self.settings, self.store, self.folder = settings, store, folder
+        self.storage = FolderStorage(settings.outputs_dir, settings.base_url)
+        self.gate = folder / "gate"
+        self.gate.mkdir()
+        self._celery = make_celery(settings, "test")
+        self._started: list[Process] = []
+
+    def start_worker(self) -> Process:
+        env = {
+            "REDIS_URL": self.settings.redis_url.get_secret_value(),
+            "OUTPUTS_DIR": str(self.settings.outputs_dir),
+            "BASE_URL": self.settings.base_url,
+            "ALLOW_PRIVATE_SOURCES": "127.0.0.1",
+            "TINY_GATE": str(self.gate),
+        }
+        worker = python("worker", "-m", "tests.tiny_worker", env=env, log_dir=self.folder / "logs")
+        self._started.append(worker)
+        wait_for("the worker", lambda: any(w["status"] == "ready" for w in self.store.workers()), worker)
+        return worker
+
+    def submit(self, sides: Pictures | dict[str, str], models: tuple[str, ...] = ("rmbg", "birefnet")) -> str:
+        """Create a job of uploaded bytes or URLs and send its message."""
+        job_id = new_job_id()
+        sources = {}
+        for side, value in sides.items():
+            if isinstance(value, bytes):
+                path = self.storage.write_work(job_id, f"{side}.upload", value)
+                sources[side] = Source(kind="file", path=path)
+            else:
+                sources[side] = Source(kind="url", url=value)
+        job = new_job(job_id=job_id, client_id=7, sources=sources, models=models)  # type: ignore[arg-type]
+        self.store.create(job)
+        self.send(job_id)
+        return job_id
+
+    def send(self, job_id: str) -> None:
+        send_plan(self._celery, job_id, "req-1")
+
+    def wait(self, job_id: str, timeout_s: float = 60) -> Job:
+        job = self.store.wait_final(job_id, timeout_s)
+        assert job.is_final, f"{job}\n" + "\n".join(process.log[-6000:] for process in self._started)
+        return job
+
+    def png(self, job: Job, name: str) -> np.ndarray[Any, Any]:
+        url = job.cells[name].url
+        assert url is not None
+        with self.storage.open_output(url.rpartition("/")[2]) as file:
+            return np.asarray(Image.open(file))
+
+    def final_events(self, job_id: str) -> list[dict[str, Any]]:
+        return [event for _, event in self.store.events(job_id, "0-0", 0) if event.get("final")]
+
+    def close(self) -> None:
+        for process in self._started:
+            process.kill()
+
+
+@pytest.fixture
+def service(settings: Settings, store: Store, tmp_path: Path) -> Iterator[Service]:
+    service = Service(settings, store, tmp_path)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def worker(service: Service) -> Process:
+    return service.start_worker()
+
+
+def expected_alpha(data: bytes, model: str) -> np.ndarray[Any, Any]:
+    """What the tiny engine paints for a picture, in the network's square."""
+    x = network_input(decode(data, pixel_limit=10**8), INPUT_SIZE, torch.device("cpu"))
+    return paint(model, x)[0].numpy()
+
+
+def assert_is_own(png: np.ndarray[Any, Any], data: bytes, model: str) -> None:
+    """The cutout is this picture's, through this model."""
+    original = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert png.shape == (*original.shape[:2], 4)
+    small = Image.fromarray(png[..., 3]).resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BOX)
+    expected = expected_alpha(data, model)
+    assert np.abs(np.asarray(small) / 255 - expected).mean() < 0.12
+    solid = png[..., 3] == 255
+    assert (png[..., :3][solid] == original[solid]).all()
+    assert not png[png[..., 3] == 0].any()
+
+
+@pytest.mark.usefixtures("worker")
+class TestAWorker:
+    def test_it_delivers_every_cell_of_its_own_picture(self, service: Service) -> None:
+        sides = {"front": picture(1), "back": picture(2, 120, 44)}
+        job = service.wait(service.submit(sides))
+        assert job.status == JobStatus.SUCCEEDED
+        assert job.result is not None
+        assert list(job.result)[:5] == ["id", "front_rmbg", "front_birefnet", "back_rmbg", "back_birefnet"]
+        assert job.result["id"] == 7
+        for name, cell in job.cells.items():
+            side, model = name.split("_")
+            assert cell.status == CellStatus.SUCCEEDED
+            assert job.result[name] == cell.url
+            assert cell.bytes == service.storage.path(str(cell.url).rpartition("/")[2]).stat().st_size
+            assert_is_own(service.png(job, name), sides[side], model)
+        assert len(service.final_events(job.job_id)) == 1
+
+    def test_many_jobs_at_once_each_get_their_own_pictures(self, service: Service) -> None:
+        jobs = {
+            service.submit({"front": picture(100 + i, 60 + i, 50)}): picture(100 + i, 60 + i, 50) for i in range(20)
+        }
+        for job_id, data in jobs.items():
+            job = service.wait(job_id)
+            assert job.status == JobStatus.SUCCEEDED
+            for model in ("rmbg", "birefnet"):
+                assert_is_own(service.png(job, f"front_{model}"), data, model)
+
+    @pytest.mark.parametrize(
+        ("bad", "code"),
+        [
+            pytest.param(b"just some text, named .png", "source_not_an_image", id="text"),
+            pytest.param(picture(3)[:200], "source_not_an_image", id="truncated"),
+            pytest.param(bomb_png(), "source_too_large", id="bomb"),
+            pytest.param("http://127.0.0.1:1/none.png", "source_unreachable", id="unreachable"),
+            pytest.param("http://10.1.2.3/private.png", "source_address_forbidden", id="private"),
+        ],
+    )
+    def test_one_bad_side_does_not_cost_the_other(self, service: Service, bad: bytes | str, code: str) -> None:
+        job = service.wait(service.submit({"front": bad, "back": picture(4)}))  # type: ignore[dict-item]
+        assert job.status == JobStatus.PARTIAL
+        assert job.result is not None
+        for model in ("rmbg", "birefnet"):
+            assert job.result[f"front_{model}"] is None
+            assert job.cells[f"front_{model}"].error["code"] == code  # type: ignore[index]
+            assert_is_own(service.png(job, f"back_{model}"), picture(4), model)
+
+    def test_a_job_without_any_good_side_fails_with_the_reason(self, service: Service) -> None:
+        job = service.wait(service.submit({"front": b"nothing"}))
+        assert job.status == JobStatus.FAILED
+        assert job.error is not None
+        assert job.error["code"] == "source_not_an_image"
+        assert len(service.final_events(job.job_id)) == 1
+
+    def test_a_failing_model_does_not_cost_the_other(self, service: Service) -> None:
+        (service.gate / "break-birefnet").touch()
+        job = service.wait(service.submit({"front": picture(5), "back": picture(6)}))
+        assert job.status == JobStatus.PARTIAL
+        assert job.cells["front_rmbg"].status == job.cells["back_rmbg"].status == CellStatus.SUCCEEDED
+        assert job.cells["back_birefnet"].error["code"] == "inference_failed"  # type: ignore[index]
+
+    def test_a_message_delivered_twice_ends_the_job_once(self, service: Service) -> None:
+        (service.gate / "hold-rmbg").touch()
+        job_id = service.submit({"front": picture(8)})
+        service.send(job_id)
+        wait_for("a cell", (service.gate / "entered-rmbg").exists)
+        (service.gate / "hold-rmbg").unlink()
+        assert service.wait(job_id).status == JobStatus.SUCCEEDED
+        service.wait(service.submit({"front": picture(9)}))  # whatever the second delivery does is over by now
+        assert len(service.final_events(job_id)) == 1
+
+    def test_a_finished_job_leaves_only_its_cutouts(self, service: Service) -> None:
+        job = service.wait(service.submit({"front": picture(10)}))
+        outputs = service.settings.outputs_dir
+        wait_for("the clean-up", lambda: not (outputs / ".work" / job.job_id).exists())
+        assert sorted(p.name for p in outputs.iterdir() if p.is_file()) == sorted(
+            str(cell.url).rpartition("/")[2] for cell in job.cells.values()
+        )
+
+
+def test_a_job_whose_worker_is_killed_in_mid_forward_is_finished_by_the_next(service: Service) -> None:
+    """Given a cell in its forward pass, when the worker gets kill -9 and another starts, then the job still ends."""
+    worker = service.start_worker()
+    (service.gate / "hold-birefnet").touch()
+    sides = {"front": picture(11), "back": picture(12)}
+    job_id = service.submit(sides)
+    wait_for("a forward pass", (service.gate / "entered-birefnet").exists, worker)
+    worker.kill()
+    assert not service.store.get(job_id).is_final
+    (service.gate / "hold-birefnet").unlink()
+
+    service.start_worker()
+    job = service.wait(job_id)
+    assert job.status == JobStatus.SUCCEEDED
+    for name in job.cells:
+        side, model = name.split("_")
+        assert_is_own(service.png(job, name), sides[side], model)
+    assert len(service.final_events(job_id)) == 1
+
+
+def test_a_worker_told_to_stop_finishes_what_it_has_begun(service: Service) -> None:
+    worker = service.start_worker()
+    (service.gate / "hold-rmbg").touch()
+    job_id = service.submit({"front": picture(13)}, models=("rmbg",))
+    wait_for("a forward pass", (service.gate / "entered-rmbg").exists, worker)
+    worker.popen.terminate()
+    wait_for("draining", lambda: any(w["status"] == "draining" for w in service.store.workers()), worker)
+    (service.gate / "hold-rmbg").unlink()
+    assert worker.popen.wait(30) == 0
+    # Its cell is done; what came after it is with the next worker.
+    service.start_worker()
+    assert service.wait(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_missing_model_files_stop_the_worker_with_what_to_run(service: Service, tmp_path: Path) -> None:
+    env = {
+        "REDIS_URL": service.settings.redis_url.get_secret_value(),
+        "MODELS_DIR": str(tmp_path / "empty"),
+        "MODEL_PROFILE": "full",
+    }
+    with python("worker", "-m", "worker", env=env, log_dir=tmp_path) as worker:
+        assert worker.popen.wait(60) == 1
+        assert "FATAL ERROR: Model files not found" in worker.log
+        assert "make download-models" in worker.log
+        assert "Traceback" not in worker.log
+

@@ -1,0 +1,209 @@
+"""One worker process: load every model, give back what a killed predecessor held, then take work.
+
+Order matters. Models are loaded and warm before the first message is taken, so no job waits behind a load. One
+process owns the GPU and never forks after touching it (threads pool): CUDA cannot be initialised again in a child.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from celery import Celery, signals
+
+from shared import messages
+from shared.errors import StoreUnavailable
+from shared.jobs import utc_now
+from shared.logs import configure_logging
+from shared.settings import Settings
+from shared.storage import FolderStorage
+from shared.store import Store
+from worker.engine import Engine, configure_torch, pick_device
+from worker.pipeline import LoadedEngine, Pipeline
+from worker.registry import resolve_models
+from worker.tasks import register_tasks
+
+log = structlog.get_logger(__name__)
+
+#: A report lives 15 s; three of these fit, so two may be lost.
+_HEARTBEAT_S = 4.0
+
+
+class Heartbeat:
+    """Reports the worker's state to the store until it is closed."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._name = settings.worker_name
+        self._info: dict[str, Any] = {"status": "loading", "device": None, "models": {}, "started_at": utc_now()}
+        for name in settings.models:
+            self._info["models"][name] = {"status": "loading"}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.update()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+        try:
+            self._store.forget_worker(self._name)
+        except StoreUnavailable:
+            pass  # the report expires by itself
+
+    def update(self, **info: Any) -> None:
+        """Change the report and send it at once."""
+        with self._lock:
+            self._info |= info
+        self._publish()
+
+    def model(self, name: str, **state: Any) -> None:
+        """Change the report of one model and send it at once."""
+        with self._lock:
+            self._info["models"] = {**self._info["models"], name: state}
+        self._publish()
+
+    def _publish(self) -> None:
+        with self._lock:
+            info = dict(self._info)
+        try:
+            self._store.publish_worker(self._name, info)
+        except StoreUnavailable as exc:
+            log.warning("heartbeat_failed", detail=exc.message)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_HEARTBEAT_S):
+            self._publish()
+
+
+def load_engines(settings: Settings, heartbeat: Heartbeat) -> dict[str, LoadedEngine]:
+    """Load and warm every model.
+
+    Raises:
+        FatalError: files missing or not fitting, or no such device.
+    """
+    specs = resolve_models(settings)
+    configure_torch(settings)
+    device = pick_device(settings)
+    heartbeat.update(device=str(device))
+    engines: dict[str, LoadedEngine] = {}
+    for spec in specs:
+        started = time.perf_counter()
+        engine = Engine(spec, device, use_fp16=settings.use_fp16)
+        loaded = time.perf_counter()
+        warm_up_s = engine.warm_up()
+        engines[spec.name] = engine
+        state = {
+            "device": str(device),
+            "dtype": str(engine.dtype).removeprefix("torch."),
+            "profile": spec.profile,
+            "licence": spec.licence,
+        }
+        heartbeat.model(spec.name, status="ready", **state)
+        log.info(
+            "model_loaded",
+            model=spec.name,
+            **state,
+            path=str(spec.path),
+            load_s=round(loaded - started, 3),
+            warm_up_s=round(warm_up_s, 3),
+        )
+    return engines
+
+
+def make_worker_app(settings: Settings) -> Celery:
+    """The shared Celery configuration plus what only a consumer needs."""
+    app = messages.make_celery(settings, "worker")
+    # The stock backend's subscriptions leak (worker/backend.py).
+    url = settings.redis_url.get_secret_value()
+    app.conf.result_backend = f"worker.backend:QuietRedisBackend+{url}"
+    name = settings.worker_name
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        # Unacknowledged messages under this worker's own name, so that it can give back its own and nobody else's.
+        "unacked_key": f"unacked:{name}",
+        "unacked_index_key": f"unacked_index:{name}",
+        "unacked_mutex_key": f"unacked_mutex:{name}",
+    }
+    app.conf.worker_send_task_events = True  # Flower
+    app.conf.task_send_sent_event = True
+    app.conf.worker_hijack_root_logger = False
+    app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
+    return app
+
+
+def give_back_unacknowledged(app: Celery) -> int:
+    """Put messages that a killed worker of this name held back at the head of the queue.
+
+    Without this they return only after the visibility time-out of an hour. Safe because steps may run twice; two
+    living workers must not share a name, or they would do each other's work twice.
+
+    Returns:
+        How many there were.
+    """
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        client = channel.client
+        tags = [tag.decode() if isinstance(tag, bytes) else tag for tag in client.zrange(channel.unacked_index_key, 0, -1)]
+        for tag in tags:
+            channel.qos.restore_by_tag(tag, client, leftmost=True)
+    return len(tags)
+
+
+def run_worker(
+    settings: Settings,
+    load: Callable[[Settings, Heartbeat], Mapping[str, LoadedEngine]] = load_engines,
+) -> int:
+    """Run a worker until it is told to stop (TERM: finish what runs, take nothing new).
+
+    Args:
+        load: makes the engines; tests pass their own.
+    Returns:
+        The process's exit status.
+    Raises:
+        FatalError: it cannot start; the message is for the operator.
+    """
+    configure_logging(settings)
+    # Connected or not, Celery installs its own logging unless this signal has a receiver.
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    store = Store.from_settings(settings)
+    storage = FolderStorage(settings.outputs_dir, settings.base_url)
+    with Heartbeat(store, settings) as heartbeat:
+        engines = load(settings, heartbeat)
+        log.info("All models initialized successfully", models=sorted(engines))
+        app = make_worker_app(settings)
+        register_tasks(app, Pipeline(settings, store, storage, engines), store)
+        returned = give_back_unacknowledged(app)
+        if returned:
+            log.warning("messages_given_back", count=returned)
+
+        def is_ready(**_: Any) -> None:
+            heartbeat.update(status="ready")
+
+        def is_stopping(**_: Any) -> None:
+            heartbeat.update(status="draining")
+
+        signals.worker_ready.connect(is_ready, weak=False)
+        signals.worker_shutting_down.connect(is_stopping, weak=False)
+        worker = app.Worker(
+            pool="threads",
+            concurrency=settings.worker_threads,
+            hostname=f"{settings.worker_name}@cutout",
+            queues=[messages.QUEUE],
+            loglevel=settings.log_level,
+            task_events=True,
+            without_gossip=True,
+            without_mingle=True,
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+
+def _keep_logging(**_: Any) -> None:
+    """Leave the logging of shared/logs.py in place."""

@@ -1,0 +1,117 @@
+"""One model on one device: weights in memory, batches of inputs to batches of masks."""
+
+import os
+import time
+
+import structlog
+import torch
+from torch import Tensor
+
+from shared.errors import FatalError, InferenceFailed, OutOfDeviceMemory
+from shared.settings import Settings
+from worker.nets import load_checkpoint
+from worker.registry import ModelSpec
+
+log = structlog.get_logger(__name__)
+
+
+def pick_device(settings: Settings) -> torch.device:
+    """The device that DEVICE names; `auto` is CUDA where there is one.
+
+    Raises:
+        FatalError: CUDA is asked for by name and is not there.
+    """
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FatalError(
+            f"DEVICE={settings.device}, but torch sees no CUDA device; check nvidia-smi and the NVIDIA Container "
+            "Toolkit, or set DEVICE=auto to run on the CPU"
+        )
+    return device
+
+
+def configure_torch(settings: Settings) -> None:
+    """Process-wide choices, made once before any model is loaded."""
+    torch.set_num_threads(settings.cpu_threads or os.cpu_count() or 1)
+    torch.set_grad_enabled(False)
+    # The fp32 path is the reference on every device, and TF32 would quietly make it something else.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # one input size per model, so the search is paid once, in warm_up
+
+
+class Engine:
+    """A model ready to compute.
+
+    Attributes:
+        spec: what is loaded.
+        input_size: side of its square input, in pixels.
+        device: where it lives. dtype: what it computes in; fp16 on CUDA when USE_FP16 is set, else fp32.
+    """
+
+    def __init__(self, spec: ModelSpec, device: torch.device, *, use_fp16: bool) -> None:
+        """Load the weights straight to the device.
+
+        Raises:
+            CheckpointError: the file does not fit its network.
+        """
+        self.spec = spec
+        self.device = device
+        self.dtype = torch.float16 if use_fp16 and device.type == "cuda" else torch.float32
+        self.input_size = spec.config.input_size
+        self._net = load_checkpoint(spec.path, spec.config, device=device, dtype=self.dtype)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def warm_up(self) -> float:
+        """One forward pass on a grey picture, so that the first job does not pay for lazy initialisation.
+
+        Returns:
+            Seconds it took.
+        """
+        started = time.perf_counter()
+        shape = (1, 3, self.input_size, self.input_size)
+        self.masks(torch.zeros(shape, device=self.device, dtype=self.dtype))
+        return time.perf_counter() - started
+
+    @torch.inference_mode()
+    def masks(self, batch: Tensor) -> Tensor:
+        """Alpha of a batch.
+
+        Args:
+            batch: (B, 3, S, S) network inputs of this engine's device and dtype, S = input_size.
+        Returns:
+            (B, S, S) float32 in 0..1.
+        Raises:
+            OutOfDeviceMemory: the device has no room for this batch.
+            InferenceFailed: the network gives no finite answer even in fp32, or the device fails.
+        """
+        try:
+            logits = self._net(batch)[:, 0].float()
+            if not torch.isfinite(logits).all():
+                logits = self._repair(batch, logits)
+            return logits.sigmoid()
+        except torch.OutOfMemoryError as exc:
+            torch.cuda.empty_cache()
+            raise OutOfDeviceMemory(f"{self.name} has no room on {self.device} for a batch of {len(batch)}") from exc
+        except RuntimeError as exc:
+            raise InferenceFailed(f"{self.name} failed on {self.device}: {exc}") from exc
+
+    def _repair(self, batch: Tensor, logits: Tensor) -> Tensor:
+        """Items that overflowed half precision, once more in fp32."""
+        bad = (~torch.isfinite(logits)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        log.warning("non_finite_output", model=self.name, items=len(bad), dtype=str(self.dtype))
+        if self.dtype == torch.float32:
+            raise InferenceFailed(f"{self.name} gave no finite answer for {len(bad)} of {len(batch)} pictures")
+        # Loaded for this once: a copy that stays would cost twice the memory of the model for a rare event.
+        exact = load_checkpoint(self.spec.path, self.spec.config, device=self.device)
+        for item in bad:
+            again = exact(batch[item : item + 1].float())[:, 0]
+            if not torch.isfinite(again).all():
+                raise InferenceFailed(f"{self.name} gave no finite answer, in half or in full precision")
+            logits[item] = again[0]
+        return logits

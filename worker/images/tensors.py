@@ -1,0 +1,65 @@
+"""Pictures to network inputs, and network outputs to masks at the picture's size."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.images.picture import Picture, Pixels
+
+#: ImageNet statistics of RGB in 0..1, as the published weights were trained with.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+#: Backdrops that a transparent picture may be put on, 0-255.
+_BACKDROPS = (255, 128, 0)
+
+
+def network_input(picture: Picture, size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The picture squashed to the network's square input.
+
+    Args:
+        picture: any size; a transparent one is put on the plain backdrop that differs most from its colours.
+        size: side of the input, in pixels.
+        device: where the resize happens and the result lives.
+        dtype: type of the result.
+    Returns:
+        (1, 3, size, size), ImageNet-normalised. Squashed, not letterboxed: it scores better (field notes, section 1).
+    """
+    rgb = picture.rgb if picture.alpha is None else _on_backdrop(picture.rgb, picture.alpha)
+    x = torch.from_numpy(rgb).to(device).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W), channels last in memory
+    if device.type != "cpu":
+        x = x.float()  # only the CPU resizes 8-bit samples, at most one level apart and much faster
+    x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
+    return ((x.float() / 255 - mean) / std).to(dtype).contiguous()
+
+
+def mask_at_size(mask: Tensor, height: int, width: int) -> Tensor:
+    """A (h, w) float mask in 0..1 resized to (height, width), antialiased where it shrinks."""
+    x = mask.float().view(1, 1, *mask.shape)
+    x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    return x[0, 0].clamp_(0, 1)
+
+
+def _on_backdrop(rgb: Pixels, alpha: Pixels) -> Pixels:
+    """Blend a transparent picture over white, grey or black, whichever its visible colours are furthest from.
+
+    White lettering on a white backdrop would be invisible to the network and be cut away.
+    """
+    step = max(1, int((rgb.shape[0] * rgb.shape[1] / 250_000) ** 0.5))
+    weight = alpha[::step, ::step].astype(np.float32)
+    colours = rgb[::step, ::step].astype(np.float32)
+
+    def visibility(level: int) -> float:
+        # Counting pixels that stand out, not averaging distances: a few bright words must count as much as they can.
+        distance = np.abs(colours - level).max(axis=-1)
+        return float((weight * (distance > 40)).sum())
+
+    level = max(_BACKDROPS, key=visibility)
+    a = alpha[..., None].astype(np.uint16)
+    blended = (rgb * a + np.uint16(level) * (255 - a) + 127) // 255
+    out: npt.NDArray[np.uint8] = blended.astype(np.uint8)
+    return out

@@ -1,0 +1,65 @@
+"""Celery's view of the pipeline: four tasks, and the chord that joins them.
+
+    jobs.plan -> prepare both sides, then chord([jobs.cell x sides x models], jobs.assemble), jobs.fail as errback
+
+One plain `plan` task and one flat chord is the shape that came out best of those measured (field notes, section 6).
+Bodies are thin: they bind the ids to the log and call the pipeline.
+"""
+
+from typing import Any
+
+import structlog
+from celery import Celery, chord
+
+from shared import messages
+from shared.errors import JobNotFound
+from shared.logs import bind_context
+from shared.store import Store
+from worker.pipeline import Pipeline
+
+log = structlog.get_logger(__name__)
+
+_CANVAS_MARK = "canvas"
+
+
+def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
+    """Add the four tasks to the app, bound to this pipeline."""
+
+    @app.task(name=messages.PLAN, ignore_result=True)
+    def plan(job_id: str, request_id: str) -> None:
+        with bind_context(job_id=job_id, request_id=request_id):
+            # Submitted before, and this message came back before it was acknowledged: the cells are on their way.
+            if _mark(job_id) == "submitted":
+                return
+            cells = pipeline.prepare(job_id)
+            if not cells:
+                pipeline.assemble(job_id)
+                return
+            ids = {"job_id": job_id, "request_id": request_id}
+            body = assemble.s(**ids).on_error(fail.s(**ids))
+            chord([cell.s(side=side, model=model, **ids) for side, model in cells], body).apply_async()
+            # A kill before this line submits a second canvas, whose cells find their work done: twice the messages,
+            # one result. A mark set before submitting could lose the job instead.
+            store.set_mark(job_id, _CANVAS_MARK, "submitted")
+
+    def _mark(job_id: str) -> str | None:
+        try:
+            return store.get_mark(job_id, _CANVAS_MARK)
+        except JobNotFound:
+            return None
+
+    @app.task(name=messages.CELL)
+    def cell(job_id: str, request_id: str, side: str, model: str) -> dict[str, Any]:
+        with bind_context(job_id=job_id, request_id=request_id):
+            return pipeline.cell(job_id, side, model)
+
+    @app.task(name=messages.ASSEMBLE, ignore_result=True)
+    def assemble(outcomes: list[dict[str, Any]], job_id: str, request_id: str) -> None:
+        # The outcomes only complete the chord; the store has the same records and survives a lost result.
+        with bind_context(job_id=job_id, request_id=request_id):
+            pipeline.assemble(job_id)
+
+    @app.task(name=messages.FAIL, ignore_result=True)
+    def fail(*error: Any, job_id: str, request_id: str) -> None:
+        with bind_context(job_id=job_id, request_id=request_id):
+            pipeline.fail(job_id, detail=str(error[1:2] or error)[:500])
