@@ -1,0 +1,103 @@
+"""The networks against tensors of the official implementation (tests/golden/README.md has the tolerances)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden import fill_recipe
+from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
+
+HERE = Path(__file__).parent
+CASES = {
+    "swin_v1_t_256x256": ("swin_v1_tiny", 256, 256),
+    "swin_v1_l_512x512": ("swin_v1_large", 512, 512),
+}
+#: float32 on the CPU: logits, maximum and mean of the absolute difference.
+LOGITS_MAX, LOGITS_MEAN = 5e-4, 5e-5
+
+
+def filled(variant: str) -> BiRefNet:
+    model: BiRefNet = fill_recipe.fill(BiRefNet(CONFIGS[variant]).eval())
+    return model
+
+
+def test_every_stored_vector_has_its_case() -> None:
+    assert {path.stem for path in HERE.glob("*.npz")} == set(CASES)
+
+
+@pytest.mark.parametrize("variant", ["swin_v1_tiny", "swin_v1_large"])
+def test_the_key_layout_is_the_official_one(variant: str) -> None:
+    short = {"swin_v1_tiny": "t", "swin_v1_large": "l"}[variant]
+    official = json.loads((HERE / f"keys_swin_v1_{short}.json").read_text())
+    with torch.device("meta"):
+        state = BiRefNet(CONFIGS[variant]).state_dict()
+    ours = {
+        key: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        for key, value in state.items()
+    }
+    assert ours == official
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow) for case in CASES])
+@torch.inference_mode()
+def test_logits_agree_with_the_official_implementation(case: str) -> None:
+    variant, height, width = CASES[case]
+    golden = np.load(HERE / f"{case}.npz")
+    model = filled(variant)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert fill_recipe.digest(shapes) == int(golden["param_digest"])
+
+    logits = model(fill_recipe.image_tensor(height, width))
+
+    assert logits.shape == (1, 1, height, width)
+    difference = fill_recipe.compare(HERE / f"{case}.npz", logits[0, 0].numpy())
+    assert difference["max"] <= LOGITS_MAX, difference
+    assert difference["edges_max"] <= LOGITS_MAX, difference
+    assert difference["mean"] <= LOGITS_MEAN, difference
+
+
+@torch.inference_mode()
+def test_a_wrong_network_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison itself works: one deliberate error (tanh GELU) is beyond the tolerance."""
+    gelu = torch.nn.functional.gelu
+    monkeypatch.setattr("worker.nets.swin.F.gelu", lambda x: gelu(x, approximate="tanh"))
+    logits = filled("swin_v1_tiny")(fill_recipe.image_tensor(256, 256))
+    difference = fill_recipe.compare(HERE / "swin_v1_t_256x256.npz", logits[0, 0].numpy())
+    assert difference["max"] > LOGITS_MAX
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_a_saved_and_loaded_network_gives_the_same_logits(tmp_path: Path) -> None:
+    save_checkpoint(filled("swin_v1_tiny"), tmp_path / "model.safetensors", dtype=torch.float32)
+    model = load_checkpoint(tmp_path / "model.safetensors", CONFIGS["swin_v1_tiny"])
+    logits = model(fill_recipe.image_tensor(256, 256))
+    assert fill_recipe.compare(HERE / "swin_v1_t_256x256.npz", logits[0, 0].numpy())["max"] <= LOGITS_MAX
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_half_precision_weights_stay_close(tmp_path: Path) -> None:
+    """An fp16 file, computed in fp32: what a CPU does with the published fp16 checkpoint."""
+    save_checkpoint(filled("swin_v1_tiny"), tmp_path / "model.safetensors", dtype=torch.float16)
+    model = load_checkpoint(tmp_path / "model.safetensors", CONFIGS["swin_v1_tiny"])
+    logits = model(fill_recipe.image_tensor(256, 256))
+    difference = fill_recipe.compare(HERE / "swin_v1_t_256x256.npz", logits[0, 0].numpy())
+    assert difference["alpha_max"] <= 0.015, difference
+    assert difference["alpha_mean"] <= 0.0015, difference
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", list(CASES))
+@torch.inference_mode()
+def test_fp16_on_cuda_stays_within_the_suggested_limits(case: str) -> None:
+    variant, height, width = CASES[case]
+    model = filled(variant).half().cuda()
+    logits = model(fill_recipe.image_tensor(height, width).half().cuda())
+    difference = fill_recipe.compare(HERE / f"{case}.npz", logits[0, 0].float().cpu().numpy())
+    assert difference["alpha_max"] <= 0.015, difference
+    assert difference["alpha_mean"] <= 0.0015, difference
