@@ -59,7 +59,7 @@ def python(name: str, *arguments: str, env: Mapping[str, str], log_dir: Path) ->
 
 
 def wait_for(what: str, condition: Callable[[], T], *processes: Process, timeout_s: float = 60) -> T:
-    """Poll until the condition is true and return its value; on time-out, or when a process ends, fail with the logs."""
+    """Poll until the condition is true and return its value; on time-out or a process' end, fail with the logs."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()

@@ -4,6 +4,7 @@ Order matters. Models are loaded and warm before the first message is taken, so 
 process owns the GPU and never forks after touching it (threads pool): CUDA cannot be initialised again in a child.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -52,10 +53,8 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join(timeout=10)
-        try:
+        with contextlib.suppress(StoreUnavailable):  # the report expires by itself
             self._store.forget_worker(self._name)
-        except StoreUnavailable:
-            pass  # the report expires by itself
 
     def update(self, **info: Any) -> None:
         """Change the report and send it at once."""
@@ -150,9 +149,9 @@ def give_back_unacknowledged(app: Celery) -> int:
     with app.connection_for_write() as connection:
         channel = connection.default_channel
         client = channel.client
-        tags = [tag.decode() if isinstance(tag, bytes) else tag for tag in client.zrange(channel.unacked_index_key, 0, -1)]
+        tags = client.zrange(channel.unacked_index_key, 0, -1)
         for tag in tags:
-            channel.qos.restore_by_tag(tag, client, leftmost=True)
+            channel.qos.restore_by_tag(tag.decode(), client, leftmost=True)
     return len(tags)
 
 

@@ -94,7 +94,8 @@ class Engine:
             logits = self._net(batch)[:, 0].float()
             if not torch.isfinite(logits).all():
                 logits = self._repair(batch, logits)
-            return logits.sigmoid()
+            mask: Tensor = logits.sigmoid()
+            return mask
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
             raise OutOfDeviceMemory(f"{self.name} has no room on {self.device} for a batch of {len(batch)}") from exc

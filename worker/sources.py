@@ -98,11 +98,11 @@ def download(url: str, settings: Settings) -> bytes:
                         continue
                     if response.status_code != 200:
                         raise SourceUnreachable(f"{_shown(url)} answered {response.status_code} {response.reason}")
-                    return _read(response, settings.source_limit_bytes)
+                    return _read(response, settings.source_limit_bytes, guard)
     raise SourceUnreachable(f"more than {settings.download_redirects} redirects, the last to {_shown(url)}")
 
 
-def _read(response: requests.Response, limit: int) -> bytes:
+def _read(response: requests.Response, limit: int, guard: "_Guard") -> bytes:
     declared = response.headers.get("Content-Length", "")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
@@ -111,6 +111,8 @@ def _read(response: requests.Response, limit: int) -> bytes:
         data += chunk
         if len(data) > limit:
             raise _too_large(limit)
+    if guard.expired:
+        raise TimeoutError  # a connection that the guard has cut reads like one that has ended
     if not data:
         raise SourceNotAnImage("the source is empty")
     return bytes(data)

@@ -20,7 +20,7 @@ from shared.errors import FatalError
 from shared.local.client import check_health, fetch_outputs, send_job
 from shared.local.redis_server import free_port
 from shared.local.sheet import write_sheet
-from shared.local.stack import ChildDied, LocalStack
+from shared.local.stack import ChildDiedError, LocalStack
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,13 +65,12 @@ def demo(env: Mapping[str, str]) -> int:
     """The main job, once, with embedded defaults."""
     env = {
         **env,
-        "BASE_URL": "",
         "MODEL_PROFILE": "starter",
         "MODELS": "rmbg,birefnet",
         "OUTPUTS_DIR": str(ROOT / "outputs"),
         "MODELS_DIR": str(ROOT / "models"),
     }
-    del env["BASE_URL"]
+    env.pop("BASE_URL", None)
     with LocalStack(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=_RUN_DIR / "demo") as stack:
         _start(stack)
         front, back = SAMPLES / "front.png", SAMPLES / "back.jpg"
@@ -119,7 +118,7 @@ def _keep_up(stack: LocalStack) -> None:
         time.sleep(0.5)
         try:
             stack.check()
-        except ChildDied as exc:
+        except ChildDiedError as exc:
             if stack.worker is None or stack.worker.process.poll() is None or restarts == _WORKER_RESTARTS:
                 raise
             restarts += 1
@@ -128,9 +127,14 @@ def _keep_up(stack: LocalStack) -> None:
 
 
 def _start(stack: LocalStack) -> None:
+    def start_both() -> None:  # the API comes up while the worker loads
+        stack.start_worker()
+        stack.start_api()
+        stack.wait_for_api()
+
     steps: tuple[tuple[str, Callable[[], None]], ...] = (
         ("Redis", stack.start_redis),
-        ("worker and API", lambda: (stack.start_worker(), stack.start_api(), stack.wait_for_api())[-1]),
+        ("worker and API", start_both),
         ("models", stack.wait_for_worker),
     )
     for number, (name, step) in enumerate(steps, 1):

@@ -25,7 +25,7 @@ _STOP_S = 90.0
 _PR_SET_PDEATHSIG = 1
 
 
-class ChildDied(FatalError):
+class ChildDiedError(FatalError):
     """A part of the stack ended although nobody stopped it."""
 
 
@@ -50,10 +50,10 @@ class Child:
         )
 
     def check(self) -> None:
-        """Raise ChildDied, with the end of its log, if the process has ended."""
+        """Raise ChildDiedError, with the end of its log, if the process has ended."""
         code = self.process.poll()
         if code is not None:
-            raise ChildDied(f"The {self.name} ended with status {code}.{self.log_tail()}")
+            raise ChildDiedError(f"The {self.name} ended with status {code}.{self.log_tail()}")
 
     def log_tail(self, lines: int = 25) -> str:
         if self.log_path is None:
@@ -161,7 +161,7 @@ class LocalStack:
         self._wait(f"{self.base_url}/ready", self.worker, _WORKER_READY_S)
 
     def check(self) -> None:
-        """Raise ChildDied if worker or API has ended."""
+        """Raise ChildDiedError if worker or API has ended."""
         for child in (self.worker, self.api):
             if child is not None:
                 child.check()

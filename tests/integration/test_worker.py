@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from tests.processes import Process, python, wait_for
 from tests.tiny_worker import INPUT_SIZE, paint
 from worker.images import decode, network_input
 
-Pictures = dict[str, bytes]
+#: A side's picture: the bytes of an upload, or a URL.
+Sides = Mapping[str, bytes | str]
 
 
 def picture(seed: int, width: int = 90, height: int = 70) -> bytes:
@@ -42,10 +43,7 @@ def bomb_png() -> bytes:
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
 
 
@@ -73,7 +71,7 @@ class Service:
         wait_for("the worker", lambda: any(w["status"] == "ready" for w in self.store.workers()), worker)
         return worker
 
-    def submit(self, sides: Pictures | dict[str, str], models: tuple[str, ...] = ("rmbg", "birefnet")) -> str:
+    def submit(self, sides: Sides, models: tuple[str, ...] = ("rmbg", "birefnet")) -> str:
         """Create a job of uploaded bytes or URLs and send its message."""
         job_id = new_job_id()
         sources = {}
@@ -178,7 +176,7 @@ class TestAWorker:
         ],
     )
     def test_one_bad_side_does_not_cost_the_other(self, service: Service, bad: bytes | str, code: str) -> None:
-        job = service.wait(service.submit({"front": bad, "back": picture(4)}))  # type: ignore[dict-item]
+        job = service.wait(service.submit({"front": bad, "back": picture(4)}))
         assert job.status == JobStatus.PARTIAL
         assert job.result is not None
         for model in ("rmbg", "birefnet"):
@@ -264,4 +262,3 @@ def test_missing_model_files_stop_the_worker_with_what_to_run(service: Service, 
         assert "FATAL ERROR: Model files not found" in worker.log
         assert "make download-models" in worker.log
         assert "Traceback" not in worker.log
-

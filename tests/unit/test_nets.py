@@ -68,7 +68,9 @@ class TestDeformableConvolution:
         torch.testing.assert_close(y, F.conv2d(x, weight, padding=1), atol=1e-5, rtol=1e-5)
 
     def test_a_picture_of_one_pixel_works(self) -> None:
-        y = deform_conv2d(torch.ones(1, 1, 1, 1), torch.full((1, 2, 1, 1), 0.5), torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
+        y = deform_conv2d(
+            torch.ones(1, 1, 1, 1), torch.full((1, 2, 1, 1), 0.5), torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+        )
         assert y.item() == pytest.approx(0.25)  # half a pixel out in both directions
 
     def test_wild_offsets_sample_nothing_instead_of_failing(self) -> None:

@@ -2,7 +2,7 @@
 
 Source of the colour estimate: Forte 2021, "Approximate Fast Foreground Colour Estimation" (ICIP 2021), equations 3-5:
     F^ = blur(F * a) / blur(a)      B^ = blur(B * (1 - a)) / blur(1 - a)      F = F^ + a (I - a F^ - (1 - a) B^)
-run twice, with a wide and a narrow blur. Differences: the blurs run on a copy of at most 1024 px and the last
+run twice, with a wide and a narrow blur. Differences: the blurs run on a copy of at most 768 px and the last
 equation at full size, only where alpha is neither 0 nor 1. Opaque pixels keep their exact colours; the mask is never
 re-derived, so soft alpha stays.
 """
@@ -16,9 +16,9 @@ from torch import Tensor
 from worker.images.picture import Picture
 
 #: Longest side of the copy that colours are estimated on, in pixels.
-_ESTIMATE_SIDE = 1024
+_ESTIMATE_SIDE = 768
 #: Blur radii on that copy, in pixels: wide reaches over broad soft edges, narrow keeps local colour (Forte 2021).
-_RADII = (90, 6)
+_RADII = (64, 4)
 #: Edge pixels handled at once; bounds the memory of a fully translucent 24-megapixel mask.
 _CHUNK = 2_000_000
 #: Alpha levels (of 255) this close to an end count as the end. A sigmoid never reaches 0 or 1, and the haze of 1/255
@@ -74,7 +74,8 @@ def clean_colours(rgb: Tensor, mask: Tensor, own_alpha: Tensor | None = None) ->
     table, low_h, low_w = _estimate(rgb, mask, own_alpha)
     out = rgb.reshape(-1, 3).clone()
     flat_mask = mask.flatten()
-    for part in edge.split(_CHUNK):
+    for start in range(0, edge.numel(), _CHUNK):
+        part = edge[start : start + _CHUNK]
         rows, columns = part // width, part % width
         both = _sample(table, low_h, low_w, rows, columns, height, width)  # (n, 6): foreground, background
         fore, back = both[:, :3], both[:, 3:]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from shared.errors import SourceNotAnImage, SourceTooLarge
 
@@ -77,7 +77,7 @@ def decode(data: bytes, *, pixel_limit: int) -> Picture:
                 rgb = np.array(_to_srgb(upright, profile))  # a copy: torch wants writable memory
         except (SourceTooLarge, SourceNotAnImage):
             raise
-        except Image.UnidentifiedImageError as exc:
+        except UnidentifiedImageError as exc:
             raise SourceNotAnImage(
                 f"the source is not a picture in a known format ({', '.join(FORMATS[:-1])}); "
                 f"it begins with {data[:12]!r}"
@@ -147,9 +147,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def _deep_grey(image: Image.Image) -> Image.Image:
     """16- and 32-bit grey and float pictures, scaled to 8 bits by the range their type implies."""
     values = np.asarray(image, dtype=np.float64)
-    if image.mode == "F":
-        top = 1.0 if values.size and np.nanmax(values) <= 1.0 else 255.0
-    else:
-        top = 65535.0
+    top = 65535.0
+    if image.mode == "F":  # floats count to 1 or to 255, whichever their largest value fits
+        top = 1.0 if np.nanmax(values) <= 1.0 else 255.0
     grey = np.nan_to_num(values / top * 255.0).clip(0, 255).round().astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")

@@ -4,4 +4,12 @@ from worker.nets.birefnet import BiRefNet
 from worker.nets.config import CONFIGS, BiRefNetConfig, SwinConfig
 from worker.nets.weights import CheckpointError, load_checkpoint, save_checkpoint
 
-__all__ = ["CONFIGS", "BiRefNet", "BiRefNetConfig", "CheckpointError", "SwinConfig", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CONFIGS",
+    "BiRefNet",
+    "BiRefNetConfig",
+    "CheckpointError",
+    "SwinConfig",
+    "load_checkpoint",
+    "save_checkpoint",
+]

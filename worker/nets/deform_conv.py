@@ -47,9 +47,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
     parts = []
     for start in range(0, batch * positions, step):
         bag = index[start : start + step].reshape(-1, 4)
-        columns = F.embedding_bag(
-            bag, rows, mode="sum", per_sample_weights=factor[start : start + step].reshape(-1, 4)
-        )
+        columns = F.embedding_bag(bag, rows, mode="sum", per_sample_weights=factor[start : start + step].reshape(-1, 4))
         parts.append(columns.view(-1, taps * channels) @ matrix)
     y = parts[0] if len(parts) == 1 else torch.cat(parts)
     return y.view(batch, height, width, out_channels).permute(0, 3, 1, 2)

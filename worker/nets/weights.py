@@ -63,7 +63,7 @@ def load_checkpoint(
     state = model.state_dict()
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as file:
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - a handle, not a dict
             problems = check_keys({key: value.shape for key, value in state.items()}, found)
             if problems:
                 raise CheckpointError(
