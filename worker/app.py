@@ -5,6 +5,7 @@ process owns the GPU and never forks after touching it (threads pool): CUDA cann
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -187,6 +188,10 @@ def run_worker(
 
         def is_stopping(**_: Any) -> None:
             heartbeat.update(status="draining")
+            # Celery waits for running tasks without limit. What is cut off here is given back at the next start.
+            limit = threading.Timer(settings.shutdown_grace_s, _give_up, (settings.shutdown_grace_s,))
+            limit.daemon = True
+            limit.start()
 
         signals.worker_ready.connect(is_ready, weak=False)
         signals.worker_shutting_down.connect(is_stopping, weak=False)
@@ -202,6 +207,11 @@ def run_worker(
         )
         worker.start()
         return int(worker.exitcode or 0)
+
+
+def _give_up(grace_s: float) -> None:
+    log.warning("shutdown_grace_over", grace_s=grace_s)
+    os._exit(1)
 
 
 def _keep_logging(**_: Any) -> None:

@@ -58,8 +58,9 @@ class Service:
         self._celery = make_celery(settings, "test")
         self._started: list[Process] = []
 
-    def start_worker(self) -> Process:
+    def start_worker(self, **settings: str) -> Process:
         env = {
+            **settings,
             "REDIS_URL": self.settings.redis_url.get_secret_value(),
             "OUTPUTS_DIR": str(self.settings.outputs_dir),
             "BASE_URL": self.settings.base_url,
@@ -247,6 +248,18 @@ def test_a_worker_told_to_stop_finishes_what_it_has_begun(service: Service) -> N
     (service.gate / "hold-rmbg").unlink()
     assert worker.popen.wait(30) == 0
     # Its cell is done; what came after it is with the next worker.
+    service.start_worker()
+    assert service.wait(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_a_worker_whose_grace_is_over_leaves_its_work_to_the_next(service: Service) -> None:
+    worker = service.start_worker(SHUTDOWN_GRACE_S="1")
+    (service.gate / "hold-rmbg").touch()
+    job_id = service.submit({"front": picture(14)}, models=("rmbg",))
+    wait_for("a forward pass", (service.gate / "entered-rmbg").exists, worker)
+    assert worker.terminate() == 1
+    assert "shutdown_grace_over" in worker.log
+    (service.gate / "hold-rmbg").unlink()
     service.start_worker()
     assert service.wait(job_id).status == JobStatus.SUCCEEDED
 

@@ -1,0 +1,89 @@
+"""The one place where an error becomes a status and a problem+json body (RFC 9457)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from api.service import get_service
+from shared.errors import AppError, InternalError, InvalidJson, NotFound, RequestTooLarge
+
+RETRY_AFTER_S = 5
+
+log = structlog.get_logger(__name__)
+
+
+def error_classes() -> dict[str, type[AppError]]:
+    """Every error of the tree by its code; parents that stand for several are not codes a client meets."""
+
+    def leaves(parent: type[AppError]) -> Iterator[type[AppError]]:
+        for child in parent.__subclasses__():
+            yield child
+            yield from leaves(child)
+
+    return {error.code: error for error in leaves(AppError)}
+
+
+def problem(code: str, status: int, title: str, detail: str, members: Mapping[str, Any] | None = None) -> Response:
+    """A problem+json reply; 503 says when to try again."""
+    body = {
+        "type": f"/docs#{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": g.get("request_id", ""),
+        **(members or {}),
+    }
+    reply = Response(json.dumps(body), status, content_type="application/problem+json")
+    reply.headers["Cache-Control"] = "no-store"
+    if status == 503:
+        reply.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return reply
+
+
+def error_problem(error: AppError) -> Response:
+    return problem(error.code, error.status, error.title, error.message)
+
+
+def record_problem(record: Mapping[str, Any] | None, members: Mapping[str, Any]) -> Response:
+    """The problem for an error that a worker stored in a job record."""
+    record = record or {}
+    error = error_classes().get(str(record.get("code")), InternalError)
+    detail = str(record.get("detail") or "The job ended without a result")
+    return problem(error.code, error.status, error.title, detail, members)
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Answer every error as a problem; what is not ours says nothing about our insides."""
+
+    @app.errorhandler(AppError)
+    def app_error(error: AppError) -> Response:
+        level = "error" if error.status >= 500 else "info"
+        getattr(log, level)("request_refused", code=error.code, detail=error.message, exc_info=error.status >= 500)
+        return error_problem(error)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        if isinstance(error, RequestEntityTooLarge):
+            limit = get_service().settings.upload_limit_mb
+            return error_problem(RequestTooLarge(f"The request is larger than {limit} MB, or has too many parts"))
+        status = error.code or 500
+        if status == 404:
+            return error_problem(NotFound(f"There is nothing at {request.path[:200]}"))
+        if status == 400:
+            return error_problem(InvalidJson("The request body could not be read, or ended too early"))
+        title = str(error.name)
+        reply = problem(title.lower().replace(" ", "_"), status, title, str(error.description or title))
+        for name, value in error.get_headers():
+            if name.lower() == "allow":
+                reply.headers[name] = value
+        return reply
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("request_failed", exc_info=error)
+        return error_problem(InternalError("Something went wrong on our side; the log has it under this request_id"))

@@ -1,0 +1,48 @@
+# ruff: noqa: N999 - gunicorn looks for this name
+"""How gunicorn runs the API: `gunicorn -c api/gunicorn.conf.py "api.app:create_app()"`.
+
+One process with threads: the work is waiting, not computing, and one process keeps one pool of Redis connections, one
+cap on waits and one set of metrics. gthread finished 8 of 8 requests in flight on TERM (field-notes.md section 5).
+"""
+
+import math
+import sys
+from pathlib import Path
+
+from gunicorn.glogging import Logger
+
+from shared.errors import FatalError
+from shared.logs import configure_logging
+from shared.settings import load_settings
+
+try:
+    _settings = load_settings()
+except FatalError as exc:
+    sys.exit(str(exc))
+
+
+class _JsonLogger(Logger):  # type: ignore[misc]
+    """Sends gunicorn's own lines through shared.logs; the app writes the access log."""
+
+    def setup(self, cfg: object) -> None:
+        super().setup(cfg)
+        configure_logging(_settings)
+
+
+_host = f"[{_settings.api_host}]" if ":" in _settings.api_host else _settings.api_host
+bind = f"{_host}:{_settings.api_port}"
+workers = 1
+worker_class = "gthread"
+threads = _settings.api_threads
+keepalive = 5
+#: Seconds without a heartbeat of the process (not of a request) until it is restarted.
+timeout = 60
+#: Seconds that requests in flight get after TERM; a request that waits for its job is one of them.
+graceful_timeout = math.ceil(_settings.shutdown_grace_s)
+logger_class = _JsonLogger
+accesslog = None
+#: The control socket wants a writable home, which a container's user need not have.
+control_socket_disable = True
+#: The heartbeat file on a disk that may block would get the process killed.
+if Path("/dev/shm").is_dir():  # noqa: S108
+    worker_tmp_dir = "/dev/shm"  # noqa: S108

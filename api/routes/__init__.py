@@ -1,0 +1,1 @@
+"""One short view per endpoint: parse, call, shape the reply."""

@@ -1,0 +1,199 @@
+"""The whole stack as people start it: `up` until Ctrl-C, the README's curl lines, `demo`."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from tests.processes import ROOT, Process, python, wait_for
+from tests.redis_server import free_port
+
+SAMPLES = ROOT / "tests" / "data" / "samples"
+#: Worst acceptable cutout of a sample design by the starter weights: mean absolute alpha error and IoU.
+ALPHA_ERROR, IOU = 0.06, 0.85
+
+
+class Stack:
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.outputs = folder / "outputs"
+        self.env = {
+            "API_PORT": str(self.port),
+            "OUTPUTS_DIR": str(self.outputs),
+            "MODEL_PROFILE": "starter",
+            "BASE_URL": self.url,
+            "LOG_FORMAT": "json",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.folder = folder
+        self.process = self.start()
+        wait_for("the stack", lambda: "Ready: " in self.process.log, self.process, timeout_s=180)
+
+    def start(self) -> Process:
+        return python("stack", "-m", "shared.local", "up", env=self.env, log_dir=self.folder)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("e2e stack"))  # a folder with a space in its name
+    yield stack
+    if stack.process.popen.poll() is None:
+        stack.process.popen.send_signal(signal.SIGINT)
+        stack.process.popen.wait(60)
+    stack.process.kill()
+
+
+def upload(stack: Stack, **sides: Any) -> requests.Response:
+    return requests.post(f"{stack.url}/process", data={"id": "e2e"}, files=sides, timeout=120)
+
+
+def sample(side: str) -> bytes:
+    return next(SAMPLES.glob(f"{side}.*")).read_bytes()
+
+
+def assert_right(png: bytes, side: str) -> None:
+    """The cutout agrees with the sample's true alpha, and has nothing under alpha 0."""
+    cutout = np.asarray(Image.open(io.BytesIO(png)))
+    truth = np.asarray(Image.open(SAMPLES / f"{side}_alpha.png").convert("L")) / 255
+    assert cutout.shape == (*truth.shape, 4)
+    alpha = cutout[..., 3] / 255
+    error = np.abs(alpha - truth).mean()
+    iou = ((alpha > 0.5) & (truth > 0.5)).sum() / ((alpha > 0.5) | (truth > 0.5)).sum()
+    assert error <= ALPHA_ERROR, (error, iou)
+    assert iou >= IOU, (error, iou)
+    assert not cutout[cutout[..., 3] == 0].any()
+
+
+def test_a_job_by_curl_as_the_readme_shows_it(stack: Stack) -> None:
+    """Given the README's lines, when they run against this stack, then all four cutouts are right."""
+    if shutil.which("curl") is None:
+        assert not os.environ.get("CI"), "no curl in CI"
+        pytest.skip("curl is not installed")
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"<!-- run by tests/e2e -->\s*```bash\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    script = block[1].replace("http://127.0.0.1:8001", stack.url)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    reply = json.loads(done.stdout)
+    assert reply["id"] == 123
+    assert reply["status"] == "succeeded"
+    for side in ("front", "back"):
+        for model in ("rmbg", "birefnet"):
+            png = requests.get(reply[f"{side}_{model}"], timeout=30)
+            assert png.headers["Content-Type"] == "image/png"
+            assert_right(png.content, side)
+
+
+def test_an_asynchronous_job_is_polled_to_its_end(stack: Stack) -> None:
+    accepted = requests.post(
+        f"{stack.url}/process",
+        data={"id": "poll"},
+        files={"back": sample("back")},
+        headers={"Prefer": "respond-async"},
+        timeout=30,
+    )
+    assert accepted.status_code == 202
+    location = accepted.headers["Location"]
+    envelope = wait_for(
+        "the job",
+        lambda: (e := requests.get(stack.url + location, timeout=10).json())["status"] == "succeeded" and e,
+        stack.process,
+    )
+    assert envelope["progress"] == {"done": 2, "total": 2}
+    assert envelope["result"]["front_rmbg"] is None if "front_rmbg" in envelope["result"] else True
+    assert set(envelope["cells"]) == {"back_rmbg", "back_birefnet"}
+
+
+def test_a_bad_side_costs_only_itself(stack: Stack) -> None:
+    reply = upload(stack, front=("front.png", b"text, not a picture"), back=("back.jpg", sample("back"))).json()
+    assert reply["status"] == "partial"
+    assert reply["front_rmbg"] is None
+    assert reply["cells"]["front_birefnet"]["error"]["code"] == "source_not_an_image"
+    assert_right(requests.get(reply["back_rmbg"], timeout=30).content, "back")
+
+
+def test_health_names_both_models_and_their_weights(stack: Stack) -> None:
+    health = requests.get(f"{stack.url}/health", timeout=10)
+    assert health.status_code == 200
+    models = health.json()["models"]
+    assert set(models) == {"rmbg", "birefnet"}
+    assert {model["status"] for model in models.values()} == {"ready"}
+    assert {model["profile"] for model in models.values()} == {"starter"}
+
+
+def test_an_unknown_job_is_a_clear_error(stack: Stack) -> None:
+    response = requests.get(f"{stack.url}/jobs/0123456789abcdef0123456789abcdef", timeout=10)
+    assert response.status_code == 404
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["code"] == "job_not_found"
+
+
+def test_the_log_says_that_all_models_are_there(stack: Stack) -> None:
+    assert "All models initialized successfully" in stack.process.log
+
+
+def test_smoke_passes_against_it(stack: Stack) -> None:
+    with python("smoke", "-m", "shared.local", "smoke", env=stack.env, log_dir=stack.folder) as smoke:
+        assert smoke.popen.wait(120) == 0, smoke.log
+        assert "4 of 4 cutouts" in smoke.log
+
+
+def test_a_second_start_on_the_busy_port_says_so(stack: Stack) -> None:
+    with stack.start() as second:
+        assert second.popen.wait(60) == 1
+        assert f"Port {stack.port} on 127.0.0.1 is busy" in second.log
+        assert "Traceback" not in second.log
+
+
+def test_a_killed_worker_is_started_again(stack: Stack) -> None:
+    def worker_pids() -> list[int]:
+        children = subprocess.run(
+            ["pgrep", "-P", str(stack.process.popen.pid), "-f", "-m worker"], capture_output=True, text=True
+        )
+        return [int(pid) for pid in children.stdout.split()]
+
+    if shutil.which("pgrep") is None:
+        pytest.skip("pgrep is not installed")
+    (before,) = worker_pids()
+    os.kill(before, signal.SIGKILL)
+    wait_for("another worker", lambda: any(pid != before for pid in worker_pids()), stack.process)
+    reply = upload(stack, back=("back.jpg", sample("back"))).json()
+    assert reply["status"] == "succeeded"
+
+
+def test_ctrl_c_stops_all_of_it(stack: Stack) -> None:
+    """Runs last in this module: the stack is gone afterwards."""
+    stack.process.popen.send_signal(signal.SIGINT)
+    assert stack.process.popen.wait(60) == 0, stack.process.log[-3000:]
+    assert "Everything is stopped." in stack.process.log
+    assert "Traceback" not in stack.process.log
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", stack.port)) != 0
+    left = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
+    assert str(stack.outputs) not in left
+    assert not [line for line in left.splitlines() if f":{stack.port}" in line]
+
+
+@pytest.mark.slow
+def test_demo_does_the_main_job_and_leaves_nothing_running(tmp_path: Path) -> None:
+    with python("demo", "-m", "shared.local", "demo", env={}, log_dir=tmp_path) as demo:
+        assert demo.popen.wait(180) == 0, demo.log
+        paths = re.findall(r"^  (?:front|back)_\w+ +(.+\.png)$", demo.log, re.MULTILINE)
+        assert len(paths) == 4
+        for path in paths:
+            assert_right(Path(path).read_bytes(), Path(path).stem.rpartition("_")[0].rpartition("_")[2])
+        assert demo.log.rstrip().endswith("done.")

@@ -1,0 +1,154 @@
+"""The API as it really runs: gunicorn with our configuration, in its own process, on a real Redis."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from shared.settings import Settings
+from tests.conftest import PlayedWorker, eventually
+from tests.redis_server import RedisServer, free_port
+
+ROOT = Path(__file__).parents[2]
+BODY = {"id": 123, "output": {"front": "https://example.com/front.png"}}
+
+
+class Server:
+    """A gunicorn process and what it wrote."""
+
+    def __init__(self, settings: Settings, log: Path, **environment: str) -> None:
+        self.port, self._log = free_port(), log
+        self.url = f"http://127.0.0.1:{self.port}"
+        env = {
+            **os.environ,
+            "REDIS_URL": settings.redis_url.get_secret_value(),
+            "OUTPUTS_DIR": str(settings.outputs_dir),
+            "BASE_URL": self.url,
+            "API_PORT": str(self.port),
+            **environment,
+        }
+        command = [sys.executable, "-m", "gunicorn", "-c", "api/gunicorn.conf.py", "api.app:create_app()"]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def is_live(self) -> bool:
+        assert self.process.poll() is None, self.log
+        try:
+            return requests.get(f"{self.url}/live", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def waits(self) -> float:
+        text = requests.get(f"{self.url}/metrics", timeout=5).text
+        return float(next(line for line in text.splitlines() if line.startswith("cutout_sync_waits ")).split()[1])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def server(settings: Settings, tmp_path: Path) -> Iterator[Server]:
+    server = Server(settings, tmp_path / "api.log", API_THREADS="8", MAX_SYNC_WAITS="4")
+    try:
+        eventually(server.is_live, 60)
+        yield server
+    finally:
+        server.close()
+
+
+def post(server: Server, **options: Any) -> requests.Response:
+    return requests.post(f"{server.url}/process", timeout=60, **options)
+
+
+def test_curl_as_in_the_readme_gets_its_addresses(server: Server, played_worker: PlayedWorker) -> None:
+    reply = post(server, json=BODY)
+    assert reply.status_code == 200
+    assert reply.json()["id"] == 123
+    form = post(server, data={"id": "a"}, files={"front": ("f.png", b"x" * 3_000_000)})
+    assert (form.status_code, form.json()["id"]) == (200, "a")
+    assert len(played_worker.taken) == 2
+
+
+def test_waiting_requests_leave_the_other_routes_free(server: Server, played_worker: PlayedWorker) -> None:
+    played_worker.hold()
+    with ThreadPoolExecutor(12) as pool:
+        replies = [pool.submit(post, server, json=BODY) for _ in range(12)]
+        eventually(lambda: sum(reply.done() for reply in replies) == 8)
+        assert {reply.result().status_code for reply in replies if reply.done()} == {202}
+        assert requests.get(f"{server.url}/live", timeout=5).status_code == 200
+        played_worker.release()
+        assert sorted(reply.result(30).status_code for reply in replies) == [200] * 4 + [202] * 8
+
+
+def test_requests_in_flight_are_answered_after_term(server: Server, played_worker: PlayedWorker) -> None:
+    played_worker.hold()
+    with ThreadPoolExecutor(4) as pool:
+        replies = [pool.submit(post, server, json=BODY) for _ in range(4)]
+        eventually(lambda: server.waits() == 4)
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: "Handling signal: term" in server.log)
+        played_worker.release()
+        assert [reply.result(30).status_code for reply in replies] == [200] * 4
+    assert server.process.wait(30) == 0, server.log
+
+
+def test_every_line_of_the_log_is_json_and_follows_the_request(server: Server, played_worker: PlayedWorker) -> None:
+    job_id = post(server, json=BODY, headers={"X-Request-ID": "req-42"}).json()["job_id"]
+    eventually(lambda: "request_done" in server.log)
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    assert played_worker.taken[0].request_id == "req-42"
+    mine = {line["event"]: line for line in lines if line.get("request_id") == "req-42"}
+    assert mine["job_accepted"]["job_id"] == job_id
+    assert mine["request_done"]["status"] == 200
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=edge"])
+def test_a_body_without_a_length_is_limited_too(settings: Settings, tmp_path: Path, content_type: str) -> None:
+    server = Server(settings, tmp_path / "api.log", UPLOAD_LIMIT_MB="1")
+    part = b'--edge\r\nContent-Disposition: form-data; name="front"; filename="a"\r\n\r\n'
+    head = part if "form" in content_type else b'"'
+    try:
+        eventually(server.is_live, 60)
+        chunks = itertools.chain([head], itertools.repeat(b"x" * 100_000, 20))  # requests sends an iterator chunked
+        try:
+            reply = post(server, data=chunks, headers={"Content-Type": content_type})
+            assert (reply.status_code, reply.json()["code"]) == (413, "request_too_large")
+        except requests.ConnectionError:
+            assert "request_too_large" in server.log  # the answer came while we were still sending
+    finally:
+        server.close()
+
+
+def test_the_api_starts_without_redis_and_is_ready_when_it_comes(settings: Settings, tmp_path: Path) -> None:
+    redis_server = RedisServer()
+    server = Server(settings, tmp_path / "api.log", REDIS_URL=redis_server.url)
+    try:
+        eventually(server.is_live, 60)
+        assert post(server, json=BODY).json()["code"] == "redis_unavailable"
+        redis_server.start()
+        assert post(server, json=BODY, params={"wait": "false"}).status_code == 202
+    finally:
+        server.close()
+        redis_server.close()
+
+
+def test_wrong_settings_stop_the_start_with_a_sentence(settings: Settings, tmp_path: Path) -> None:
+    server = Server(settings, tmp_path / "api.log", API_THREADS="8", MAX_SYNC_WAITS="8", LOG_LEVEL="LOUD")
+    assert server.process.wait(60) != 0
+    assert "make it less than API_THREADS=8" in server.log
+    assert "LOG_LEVEL" in server.log
+    assert "Traceback" not in server.log

@@ -1,0 +1,66 @@
+"""Who may import whom: api -> shared <- worker, and no torch outside the worker."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "numpy", "PIL", "cv2"}
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level names of all modules that are loaded after running `code` in a fresh interpreter."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def imported_by(folder: str) -> dict[str, set[str]]:
+    """file -> top-level names of everything it imports, wherever in the file.
+
+    Left out is shared/local, which starts both sides as a user would and belongs to neither.
+    """
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        if path.is_relative_to(ROOT / "shared" / "local"):
+            continue
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.split(".")[0])
+        found[str(path.relative_to(ROOT))] = names
+    assert found, f"no files in {folder}"
+    return found
+
+
+def test_a_whole_web_app_loads_no_torch_and_nothing_of_the_worker() -> None:
+    loaded = loaded_after("from api.app import create_app; create_app().test_client().get('/openapi.json')")
+    assert not loaded & (HEAVY | {"worker"})
+
+
+def test_shared_loads_neither_side() -> None:
+    modules = [f"shared.{path.stem}" for path in (ROOT / "shared").glob("*.py") if path.stem != "__init__"]
+    loaded = loaded_after(f"import {', '.join(modules)}")
+    assert not loaded & (HEAVY | {"api", "worker", "flask"})
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [("api", {"worker", *HEAVY}), ("shared", {"api", "worker", *HEAVY}), ("worker", {"api", "flask", "gunicorn"})],
+)
+def test_no_file_imports_against_the_arrows(folder: str, forbidden: set[str]) -> None:
+    wrong = {path: names & forbidden for path, names in imported_by(folder).items() if names & forbidden}
+    assert wrong == {}
+
+
+def test_only_the_store_and_the_messages_know_redis() -> None:
+    users = [path for folder in ("api", "shared") for path, names in imported_by(folder).items() if "redis" in names]
+    assert sorted(users) == ["shared/messages.py", "shared/store.py"]
