@@ -31,6 +31,7 @@ from shared.errors import (
     ModelsNotReady,
     NotFound,
     OutOfDeviceMemory,
+    OutputExpired,
     OutputNotFound,
     OutputNotWritten,
     RequestTooLarge,
@@ -179,7 +180,7 @@ def _output() -> Operation:
             206: Reply(description="The part asked for by Range", headers=_headers("ContentRange"), content=file),
             304: Reply(description="The client's copy is current", headers=_headers("CacheControl", "ETag")),
         },
-        errors=(OutputNotFound, InternalError),
+        errors=(OutputNotFound, OutputExpired, InternalError),
         parameters=[_path("name", "design_{id}_{job_id}_{side}_{model}.png")],
         plain_errors={416: ("requested_range_not_satisfiable", "Range lies outside the file")},
     )

@@ -3,20 +3,33 @@
 from flask import Blueprint, Response, send_from_directory
 from werkzeug.exceptions import NotFound
 
-from api.service import get_service
-from shared.errors import OutputNotFound
+from api.service import Service, get_service
+from shared.errors import AppError, JobNotFound, OutputExpired, OutputNotFound, StoreUnavailable
 
 routes = Blueprint("outputs", __name__)
 
 
 @routes.get("/outputs/<name>")
 def output(name: str) -> Response:
-    storage = get_service().storage
+    service = get_service()
+    storage = service.storage
     storage.path(name)  # refuses every name that is not an output's, before the disk is touched
     try:
         reply = send_from_directory(storage.outputs_dir, name, conditional=True)
     except NotFound as exc:
-        raise OutputNotFound(f"There is no output {name}; it was never made, or has been removed") from exc
+        raise _missing(service, name) from exc
     # The name holds the job's id, so what it stands for never changes.
     reply.headers["Cache-Control"] = "public, max-age=31536000, immutable"
     return reply
+
+
+def _missing(service: Service, name: str) -> AppError:
+    """Gone, when a job on record delivered this file; else it never was, as far as anyone remembers."""
+    job_id = name.split("_")[-3]  # design_{id}_{job_id}_{side}_{model}.png: only the id can hold more underscores
+    try:
+        cells = service.store.get(job_id).cells.values()
+    except (JobNotFound, StoreUnavailable):
+        cells = []
+    if any(cell.url and cell.url.endswith(f"/{name}") for cell in cells):
+        return OutputExpired(f"{name} was made and has been removed since; send the job again")
+    return OutputNotFound(f"There is no output {name}; it was never made, or has been removed")

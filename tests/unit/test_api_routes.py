@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from shared.jobs import CellRecord, CellStatus, Source, new_job
 from shared.settings import Settings, load_settings
 from shared.store import Store
 from tests.redis_server import free_port
@@ -52,6 +53,18 @@ def output(settings: Settings) -> bytes:
     (settings.outputs_dir / "secret.txt").write_text("secret")
     (settings.outputs_dir / NAME).write_bytes(b"\x89PNG" + bytes(range(200)))
     return b"\x89PNG" + bytes(range(200))
+
+
+def test_an_output_that_was_delivered_and_removed_is_gone(client: FlaskClient, store: Store) -> None:
+    job = new_job(
+        job_id=JOB_ID, client_id=123, sources={"front": Source(kind="url", url="http://x/")}, models=("rmbg",)
+    )
+    store.create(job)
+    assert client.get(f"/outputs/{NAME}").get_json()["code"] == "output_not_found"  # not delivered yet
+    url = f"http://service.test/outputs/{NAME}"
+    store.record_cell(JOB_ID, "front_rmbg", CellRecord(status=CellStatus.SUCCEEDED, url=url))
+    reply = client.get(f"/outputs/{NAME}")
+    assert (reply.status_code, reply.get_json()["code"]) == (410, "output_expired")
 
 
 def test_an_output_may_be_kept_for_ever(client: FlaskClient, output: bytes) -> None:
