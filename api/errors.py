@@ -9,7 +9,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from api.service import get_service
-from shared.errors import AppError, InternalError, InvalidJson, NotFound, RequestTooLarge
+from shared.errors import AppError, InternalError, InvalidJson, ModelsNotReady, NotFound, RequestTooLarge, Unavailable
 
 RETRY_AFTER_S = 5
 
@@ -62,8 +62,15 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(AppError)
     def app_error(error: AppError) -> Response:
-        level = "error" if error.status >= 500 else "info"
-        getattr(log, level)("request_refused", code=error.code, detail=error.message, exc_info=error.status >= 500)
+        refused = {"code": error.code, "detail": error.message}
+        if isinstance(error, ModelsNotReady):
+            log.info("request_refused", **refused)  # a load balancer asks /ready every few seconds
+        elif isinstance(error, Unavailable):
+            log.warning("request_refused", **refused)
+        elif error.status >= 500:
+            log.error("request_refused", **refused, exc_info=True)
+        else:
+            log.info("request_refused", **refused)
         return error_problem(error)
 
     @app.errorhandler(HTTPException)

@@ -40,7 +40,7 @@ class Stack:
         }
         self.folder = folder
         self.process = self.start()
-        wait_for("the stack", lambda: "Ready: " in self.process.log, self.process, timeout_s=180)
+        wait_for("the stack", lambda: "\nReady: http" in self.process.log, self.process, timeout_s=180)
 
     def start(self) -> Process:
         return python("stack", "-m", "shared.local", "up", env=self.env, log_dir=self.folder)
@@ -162,7 +162,7 @@ def test_a_second_start_on_the_busy_port_says_so(stack: Stack) -> None:
 def test_a_killed_worker_is_started_again(stack: Stack) -> None:
     def worker_pids() -> list[int]:
         children = subprocess.run(
-            ["pgrep", "-P", str(stack.process.popen.pid), "-f", "-m worker"], capture_output=True, text=True
+            ["pgrep", "-P", str(stack.process.popen.pid), "-f", "[-]m worker"], capture_output=True, text=True
         )
         return [int(pid) for pid in children.stdout.split()]
 
