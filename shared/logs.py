@@ -16,6 +16,8 @@ from shared.settings import Settings
 
 #: Loggers of libraries that bring their own handlers, or say more than an operator wants.
 _QUIETER = {"kombu": "WARNING", "amqp": "WARNING", "urllib3": "WARNING", "werkzeug": "WARNING", "PIL": "INFO"}
+#: At INFO these print arguments and whole results of every task.
+_QUIETER |= {"celery.app.trace": "WARNING", "celery.worker.strategy": "WARNING"}
 _REROUTED = ("celery", "celery.task", "celery.worker", "gunicorn.error", "gunicorn.access", "py.warnings")
 
 

@@ -201,6 +201,7 @@ def run_worker(
             hostname=f"{settings.worker_name}@cutout",
             queues=[messages.QUEUE],
             loglevel=settings.log_level,
+            quiet=True,  # no banner between the JSON lines
             task_events=True,
             without_gossip=True,
             without_mingle=True,

@@ -54,7 +54,7 @@ def test_every_pinned_package_has_its_reason() -> None:
     reasons = "\n".join(row[0] for row in _rows("## Dependencies"))
     for name in ("api", "worker", "dev"):
         for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
-            match = re.match(r"([A-Za-z0-9_.-]+)==", line)
+            match = re.match(r"([A-Za-z0-9_.-]+)(?:\[\w+\])?==", line)
             if match:
                 assert f"`{match[1]}`" in reasons, f"{match[1]} is in {name}.txt and not in the README's table"
 

@@ -1,11 +1,17 @@
 """Masks and pictures become cutouts: clean colours under soft edges, nothing under alpha 0.
 
-Source of the colour estimate: Forte 2021, "Approximate Fast Foreground Colour Estimation" (ICIP 2021), equations 3-5:
-    F^ = blur(F * a) / blur(a)      B^ = blur(B * (1 - a)) / blur(1 - a)      F = F^ + a (I - a F^ - (1 - a) B^)
-run twice, with a wide and a narrow blur. Differences: the blurs run on a copy of at most 768 px and the last
-equation at full size, only where alpha is neither 0 nor 1. Opaque pixels keep their exact colours; the mask is never
-re-derived, so soft alpha stays.
+Source of the colour estimate: Germer et al. 2021, "Fast Multi-Level Foreground Estimation" (ICPR 2020, arXiv
+2006.14970), equations 2-6. Foreground F and background B minimise, over all pixels i and their neighbours j,
+
+    (a_i F_i + (1 - a_i) B_i - I_i)^2 + sum_j (eps + omega |a_i - a_j|) ((F_i - F_j)^2 + (B_i - B_j)^2)
+
+solved per pixel as a 2x2 system, from a 1x1 picture up, each level starting from the one before. Differences: all pixels
+of a level are updated at once (Jacobi, so it runs on a GPU); levels end at 768 px, and at full size each soft pixel
+solves the same 2x2 system once, with the enlarged colours in place of its neighbours'. Opaque pixels keep their exact
+colours; the mask is never re-derived, so soft alpha stays.
 """
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +22,14 @@ from torch import Tensor
 from worker.images.picture import Picture
 
 #: Longest side of the copy that colours are estimated on, in pixels.
-_ESTIMATE_SIDE = 768
-#: Blur radii on that copy, in pixels: wide reaches over broad soft edges, narrow keeps local colour (Forte 2021).
-_RADII = (64, 4)
+_ESTIMATE_SIDE = 512
+#: Iterations per level: many where a level is small and cheap (up to _SMALL px a side), few above (Germer et al. use
+#: 10 and 2 with sequential updates; simultaneous ones need a little more, see benchmarks/edges.py).
+_SMALL, _SMALL_ITERATIONS, _ITERATIONS = 32, 20, 4
+#: eps and omega of the equation, as in the paper.
+_SMOOTHNESS, _EDGE_WEIGHT = 1e-5, 1.0
+#: Weight of the enlarged colours against the pixel's own equation at full size.
+_PRIOR = 0.02
 #: Edge pixels handled at once; bounds the memory of a fully translucent 24-megapixel mask.
 _CHUNK = 2_000_000
 #: Alpha levels (of 255) this close to an end count as the end. A sigmoid never reaches 0 or 1, and the haze of 1/255
@@ -65,7 +76,7 @@ def clean_colours(rgb: Tensor, mask: Tensor, own_alpha: Tensor | None = None) ->
         own_alpha: (H, W) uint8 alpha of the source; what is transparent there lends its colour to nobody.
     Returns:
         (H, W, 3) uint8; equal to `rgb` wherever the mask is 0 or 1.
-    Source: Forte 2021, equations 3-5.
+    Source: Germer et al. 2021 (see above).
     """
     edge = ((mask > 0) & (mask < 1)).flatten().nonzero().squeeze(1)
     if not edge.numel():
@@ -81,7 +92,8 @@ def clean_colours(rgb: Tensor, mask: Tensor, own_alpha: Tensor | None = None) ->
         fore, back = both[:, :3], both[:, 3:]
         a = flat_mask[part].unsqueeze(1)
         colour = out[part].float() / 255
-        colour = fore + a * (colour - a * fore - (1 - a) * back)
+        rest = colour - a * fore - (1 - a) * back  # what the estimate does not explain of this pixel
+        colour = fore + a * rest / (a**2 + (1 - a) ** 2 + _PRIOR)
         out[part] = (colour.clamp(0, 1) * 255).round().to(torch.uint8)
     return out.view(height, width, 3)
 
@@ -101,37 +113,70 @@ def _estimate(rgb: Tensor, mask: Tensor, own_alpha: Tensor | None) -> tuple[Tens
         ).float()
     else:
         image = small(rgb.permute(2, 0, 1))
-    image = image / 255
-    a = small(mask.unsqueeze(0))
-    seen = 1.0 if own_alpha is None else small(own_alpha.unsqueeze(0)) / 255
-
-    fore = back = image
-    fore_hat = back_hat = image
-    for radius in _RADII:
-        blurred = _box_blur(torch.cat((fore * a * seen, a * seen, back * (1 - a) * seen, (1 - a) * seen), 1), radius)
-        fore_hat = blurred[:, 0:3] / (blurred[:, 3:4] + 1e-5)
-        back_hat = blurred[:, 4:7] / (blurred[:, 7:8] + 1e-5)
-        # Where no background is in reach, the old estimate stands.
-        back_hat = torch.where(blurred[:, 7:8] > 1e-4, back_hat, back)
-        fore_hat = torch.where(blurred[:, 3:4] > 1e-4, fore_hat, fore)
-        fore = (fore_hat + a * (image - a * fore_hat - (1 - a) * back_hat)).clamp(0, 1)
-        back = back_hat.clamp(0, 1)
-    both = torch.cat((fore_hat, back_hat), dim=1)[0]  # (6, h, w)
+    alpha = small(mask.unsqueeze(0))[0, 0].clamp(0, 1)
+    seen = torch.ones_like(alpha) if own_alpha is None else (small(own_alpha.unsqueeze(0))[0, 0] / 255).clamp(0, 1)
+    both = _multi_level(image[0] / 255, alpha, seen)  # (6, h, w)
     return both.permute(1, 2, 0).reshape(-1, 6).contiguous(), size[0], size[1]
 
 
-def _box_blur(x: Tensor, radius: int) -> Tensor:
-    """Mean over a (2*radius+1) square cut off at the borders, by running sums: (1, C, h, w) -> the same."""
-    for dim in (2, 3):
-        length = x.shape[dim]
-        sums = F.pad(x.double().cumsum(dim), (1, 0) if dim == 3 else (0, 0, 1, 0))  # double: no drift over the row
-        position = torch.arange(length, device=x.device)
-        low = (position - radius).clamp(min=0)
-        high = (position + radius + 1).clamp(max=length)
-        shape = [1, 1, 1, 1]
-        shape[dim] = length
-        x = ((sums.index_select(dim, high) - sums.index_select(dim, low)) / (high - low).view(shape)).float()
-    return x
+def _multi_level(image: Tensor, alpha: Tensor, seen: Tensor) -> Tensor:
+    """Foreground and background colours of a small picture.
+
+    Args:
+        image: (3, h, w) in 0..1. alpha: (h, w) in 0..1.
+        seen: (h, w) in 0..1, how far a pixel's colour is to be believed.
+    Returns:
+        (6, h, w) in 0..1: foreground, then background.
+    Source: Germer et al. 2021, algorithm 1.
+    """
+    height, width = alpha.shape
+    levels = max(1, math.ceil(math.log2(max(height, width, 2))))
+    everything = torch.cat((image * seen, alpha.unsqueeze(0), seen.unsqueeze(0)))
+    both = torch.zeros(6, 1, 1, device=image.device)
+    for level in range(levels + 1):
+        h, w = max(1, round(height ** (level / levels))), max(1, round(width ** (level / levels)))
+        now = F.adaptive_avg_pool2d(everything.unsqueeze(0), (h, w))[0]
+        s = now[4:5]
+        both = F.interpolate(both.unsqueeze(0), size=(h, w), mode="nearest")[0]
+        small = max(h, w) <= _SMALL
+        both = _relax(now[:3] / s.clamp(min=1e-4), now[3:4], s, both, _SMALL_ITERATIONS if small else _ITERATIONS)
+    return both
+
+
+def _relax(image: Tensor, alpha: Tensor, seen: Tensor, both: Tensor, iterations: int) -> Tensor:
+    """Solve every pixel's 2x2 system with its neighbours' last colours, `iterations` times: (6, h, w)."""
+    _, h, w = alpha.shape
+    #: The four neighbours of every pixel as windows of a picture that is one pixel larger on each side.
+    windows = ((0, 1), (2, 1), (1, 0), (1, 2))
+
+    def neighbours(x: Tensor) -> list[Tensor]:
+        padded = F.pad(x, (1, 1, 1, 1))
+        return [padded[:, y : y + h, x : x + w] for y, x in windows]
+
+    # Outside the picture `seen` is padded with 0, so nothing beyond the border has any weight.
+    weights = [
+        (_SMOOTHNESS + _EDGE_WEIGHT * (alpha - other).abs()) * trust
+        for other, trust in zip(neighbours(alpha), neighbours(seen), strict=True)
+    ]
+    total = torch.stack(weights).sum(0) + 1e-8
+    a, b = alpha, 1 - alpha
+    a00, a01, a11 = seen * a * a + total, seen * a * b, seen * b * b + total
+    # The determinant a00 a11 - a01^2, multiplied out: the difference of the two products would lose it in float32.
+    inverse = 1 / (total * (seen * (a * a + b * b) + total))
+    # The solution is linear in the neighbours' sums; everything else is computed once.
+    to_fore, across, to_back = a11 * inverse, -a01 * inverse, a00 * inverse
+    known = seen * image
+    fixed = torch.cat((known * (a * to_fore + b * across), known * (a * across + b * to_back)))
+    for _ in range(iterations):
+        around = neighbours(both)
+        sums = weights[0] * around[0]
+        for weight, other in zip(weights[1:], around[1:], strict=True):
+            sums.addcmul_(weight, other)
+        both = fixed.clone()
+        both[:3].addcmul_(to_fore, sums[:3]).addcmul_(across, sums[3:])
+        both[3:].addcmul_(across, sums[:3]).addcmul_(to_back, sums[3:])
+        both.clamp_(0, 1)
+    return both
 
 
 def _sample(table: Tensor, h: int, w: int, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:

@@ -118,4 +118,5 @@ def save_checkpoint(
     }
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     save_file(state, part, metadata={"format": "pt", **(metadata or {})})
+    part.chmod(0o644)  # safetensors makes it private, but containers read it as another user
     part.replace(path)

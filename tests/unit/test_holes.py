@@ -1,0 +1,104 @@
+"""Enclosed holes: lettering loses them, many-coloured art keeps its white."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+
+from worker.images import Picture
+from worker.images.holes import flat_background, punch_holes
+
+Array = np.ndarray[Any, Any]
+
+
+def lettering(ink: tuple[int, int, int], paper: tuple[int, int, int]) -> tuple[Array, Array]:
+    """A word with counters, antialiased, and its true alpha in 0..1."""
+    alpha = Image.new("L", (640, 240))
+    ImageDraw.Draw(alpha).text((30, 20), "BOARD 8", fill=255, font=ImageFont.load_default(140))
+    a = np.asarray(alpha, np.float32)[..., None] / 255
+    return (a * ink + (1 - a) * paper).round().astype(np.uint8), a[..., 0]
+
+
+def filled(alpha: Array) -> Array:
+    """The silhouette a network finds: every counter filled."""
+    paper = (alpha <= 0.5).astype(np.uint8)
+    outside = cv2.connectedComponents(paper, connectivity=4)[1]
+    enclosed = (outside != outside[0, 0]) & (paper == 1)
+    return np.where(enclosed, 1, alpha).astype(np.float32)
+
+
+@pytest.mark.parametrize("ink", [(20, 20, 20), (200, 30, 60), (30, 60, 200)])
+@pytest.mark.parametrize("paper", [(255, 255, 255), (240, 230, 200)])
+def test_the_counters_of_letters_become_holes(ink: tuple[int, int, int], paper: tuple[int, int, int]) -> None:
+    rgb, truth = lettering(ink, paper)
+    before = filled(truth)
+    found = punch_holes(Picture(rgb, None), before)
+    assert found.flat
+    assert found.count == 8  # B 2, O 1, A 1, R 1, D 1, 8 2
+    assert np.abs(before - truth).mean() > 0.01
+    assert np.abs(found.mask - truth).mean() < 0.003
+
+
+def test_white_inside_many_coloured_art_stays() -> None:
+    image = Image.new("RGB", (300, 300), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((40, 40, 260, 260), fill="#e87020")
+    draw.rectangle((60, 150, 240, 230), fill="#702080")
+    draw.ellipse((90, 90, 130, 130), fill="white")  # the white of an eye
+    mask = np.zeros((300, 300), np.float32)
+    mask[np.hypot(*(np.mgrid[0:300, 0:300] - 150)) < 110] = 1
+    found = punch_holes(Picture(np.array(image), None), mask)
+    assert found.count == 0
+    assert (found.mask == mask).all()
+
+
+def test_a_piece_the_model_itself_doubts_is_a_hole_in_any_art() -> None:
+    image = Image.new("RGB", (300, 300), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((40, 40, 260, 260), fill="#e87020")
+    draw.rectangle((60, 150, 240, 230), fill="#702080")
+    draw.ellipse((90, 90, 130, 130), fill="white")
+    mask = np.ones((300, 300), np.float32)
+    mask[88:132, 88:132] = 0.2
+    found = punch_holes(Picture(np.array(image), None), mask)
+    assert found.count == 1
+    assert not found.mask[105:115, 105:115].any()
+
+
+def test_art_on_a_busy_background_is_left_alone() -> None:
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)
+    mask = np.ones((80, 90), np.float32)
+    found = punch_holes(Picture(rgb, None), mask)
+    assert not found.flat
+    assert found.mask is mask
+
+
+def test_a_transparent_source_is_left_alone() -> None:
+    rgb, truth = lettering((0, 0, 0), (255, 255, 255))
+    alpha = (truth * 255).astype(np.uint8)
+    assert punch_holes(Picture(rgb, alpha), filled(truth)).count == 0
+
+
+def test_the_border_tells_the_background() -> None:
+    rgb = np.full((50, 60, 3), (10, 200, 30), np.uint8)
+    rgb[10:40, 10:50] = 0
+    colour = flat_background(rgb)
+    assert colour is not None
+    assert colour.tolist() == [10, 200, 30]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 999))
+@settings(deadline=None, max_examples=60)
+def test_any_picture_gives_a_mask_that_is_nowhere_larger(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rgb = np.full((height, width, 3), 255, np.uint8)
+    rgb[rng.random((height, width)) < 0.3] = rng.integers(0, 256, 3)
+    mask = rng.random((height, width), dtype=np.float32)
+    found = punch_holes(Picture(rgb, None), mask)
+    assert found.mask.shape == mask.shape
+    assert (found.mask <= mask).all()
