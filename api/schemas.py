@@ -19,6 +19,7 @@ from werkzeug.datastructures import FileStorage
 
 from shared.errors import InvalidRequest
 from shared.jobs import CellRecord, JobStatus
+from shared.options import JobOptions
 
 #: Largest integer that every JSON reader keeps exactly.
 ID_LIMIT = 2**53
@@ -115,27 +116,20 @@ class Sides(Request):
         return self
 
 
-class Options(Request):
-    """What to do with the pictures."""
+def select_models(options: JobOptions, available: tuple[str, ...]) -> tuple[str, ...]:
+    """The job's models, in the service's order.
 
-    models: list[Annotated[str, StringConstraints(max_length=64)]] | None = Field(
-        None, min_length=1, description="Models to use, each once; all that the service runs when left out."
-    )
-
-    def select_models(self, available: tuple[str, ...]) -> tuple[str, ...]:
-        """The job's models, in the service's order.
-
-        Raises:
-            InvalidRequest: a model is named twice or is not one of `available`.
-        """
-        if self.models is None:
-            return available
-        unknown = [name for name in self.models if name not in available]
-        if unknown:
-            raise InvalidRequest(f"options.models: {unknown[0]!r} is not one of {', '.join(available)}")
-        if len(set(self.models)) < len(self.models):
-            raise InvalidRequest("options.models: name each model once")
-        return tuple(name for name in available if name in self.models)
+    Raises:
+        InvalidRequest: a model is named twice or is not one of `available`.
+    """
+    if options.models is None:
+        return available
+    unknown = [name for name in options.models if name not in available]
+    if unknown:
+        raise InvalidRequest(f"options.models: {unknown[0]!r} is not one of {', '.join(available)}")
+    if len(set(options.models)) < len(options.models):
+        raise InvalidRequest("options.models: name each model once")
+    return tuple(name for name in available if name in options.models)
 
 
 class ProcessRequest(Request):
@@ -143,7 +137,7 @@ class ProcessRequest(Request):
 
     id: ClientId
     output: Sides
-    options: Options = Field(default_factory=Options)
+    options: JobOptions = Field(default_factory=JobOptions)
 
 
 class Links(BaseModel):
@@ -188,6 +182,8 @@ class ProcessReply(BaseModel):
     status: Literal["succeeded", "partial"]
     cells: dict[str, CellRecord]
     timings: dict[str, Any]
+    sides: dict[str, Any] = Field(description="Per side: how far the models agree, which one is recommended and why")
+    contact_sheet: str | None = Field(None, description="Address of a page with all proofs, when proofs were asked for")
 
 
 class Problem(BaseModel):

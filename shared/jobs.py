@@ -60,6 +60,9 @@ class CellRecord(BaseModel):
         url: public address of the cutout, once it is written.
         width: pixels. height: pixels. bytes: size of the file.
         seconds: from the start of the cell to its written file.
+        files: public addresses of what the options added: print, underbase, thumbnail, proof_black, ...
+        preflight: what a printer would check, each with a level and a sentence.
+        print: what happened to the art on its way to the print canvas.
         error: {"code", "detail", "retryable"} of a failed cell.
     """
 
@@ -71,6 +74,9 @@ class CellRecord(BaseModel):
     height: int | None = None
     bytes: int | None = None
     seconds: float | None = None
+    files: dict[str, str] = Field(default_factory=dict)
+    preflight: dict[str, Any] | None = None
+    print: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
 

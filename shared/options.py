@@ -79,7 +79,7 @@ class JobOptions(_Options):
     )
     holes: Literal["keep", "auto"] = Field(
         "keep",
-        description="auto: enclosed holes of flat-background artwork, such as letter counters, become transparent",
+        description="auto: enclosed holes of art on a flat background (letter counters) become transparent",
     )
     detail: Literal["normal", "high"] = Field(
         "normal", description="high: a second pass over the art's box, for art that is small in its picture"

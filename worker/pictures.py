@@ -1,9 +1,13 @@
 """Prepared sides: the validated original on the shared volume, and its pixels kept in memory for its other cells."""
 
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from shared.storage import FolderStorage
 from worker.images import Picture, decode
@@ -95,6 +99,24 @@ class PreparedSides:
             f"{job_id}/{side}",
             lambda: decode(self._path(job_id, side).read_bytes(), pixel_limit=self._pixel_limit),
         )
+
+    def save_array(self, job_id: str, name: str, array: npt.NDArray[np.uint8]) -> None:
+        """Keep a small picture for the end of the job, under a name of the job's own.
+
+        Raises:
+            OutputNotWritten: the volume does not take it.
+        """
+        file = io.BytesIO()
+        np.save(file, array)
+        self._storage.write_work(job_id, f"{name}.npy", file.getvalue())
+
+    def load_array(self, job_id: str, name: str) -> npt.NDArray[np.uint8] | None:
+        """A small picture that was kept, or None."""
+        try:
+            array: npt.NDArray[np.uint8] = np.load(self._storage.work_dir(job_id) / f"{name}.npy", allow_pickle=False)
+        except (FileNotFoundError, ValueError):
+            return None
+        return array
 
     def remove(self, job_id: str) -> None:
         """Remove what is left of a job that has ended."""

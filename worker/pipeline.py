@@ -6,33 +6,24 @@ state win. No step raises for a fault of one picture; it records the error where
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
-import torch
 
 from shared.errors import AppError, InternalError, JobNotFound
 from shared.jobs import CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
-from worker.device import DeviceQueue, MaskEngine
-from worker.images import cut_out, encode_png, mask_at_size, network_input
+from worker.cells import CellMaker, LoadedEngine, options_of
+from worker.device import DeviceQueue
 from worker.pictures import PreparedSides
+from worker.review import Reviewer
 from worker.sources import load_source
 
 log = structlog.get_logger(__name__)
-
-
-class LoadedEngine(MaskEngine, Protocol):
-    """What a cell needs to know of an engine."""
-
-    input_size: int
-    device: torch.device
-    dtype: torch.dtype
 
 
 class Pipeline:
@@ -44,11 +35,11 @@ class Pipeline:
         self._settings = settings
         self._store = store
         self._storage = storage
-        self._engines = engines
-        self._device = DeviceQueue()
         self._prepared = PreparedSides(
             storage, pixel_limit=settings.pixel_limit, cache_bytes=settings.picture_cache_mb * 1_000_000
         )
+        self._cells = CellMaker(storage, self._prepared, engines, DeviceQueue())
+        self._reviewer = Reviewer(storage, self._prepared)
 
     # --- step 1: prepare --------------------------------------------------------------------------------------
     def prepare(self, job_id: str) -> list[tuple[str, str]]:
@@ -112,10 +103,10 @@ class Pipeline:
             if job.is_final:
                 return job.cells[name].model_dump(mode="json")
             record = job.cells[name]
-            if record.status == CellStatus.SUCCEEDED and self._storage.path(self._output(job, side, model)).is_file():
+            if record.status == CellStatus.SUCCEEDED and self._is_delivered(record):
                 return record.model_dump(mode="json")  # delivered again after it was done
             self._store.record_cell(job_id, name, CellRecord(status=CellStatus.PROCESSING))
-            record = self._compute(job, side, model)
+            record = self._cells.make(job, side, model)
         except JobNotFound as exc:
             log.warning("job_gone", step="cell", cell=name)
             return CellRecord(status=CellStatus.FAILED, error=exc.to_record()).model_dump(mode="json")
@@ -129,34 +120,8 @@ class Pipeline:
         self._store.record_cell(job_id, name, record)
         return record.model_dump(mode="json")
 
-    def _compute(self, job: Job, side: str, model: str) -> CellRecord:
-        started = time.perf_counter()
-        times: dict[str, float] = {}
-        engine = self._engines[model]
-        with _timed(times, "decode"):
-            picture = self._prepared.load(job.job_id, side)
-        with _timed(times, "input"), torch.inference_mode():
-            x = network_input(picture, engine.input_size, engine.device, engine.dtype)
-        with _timed(times, "infer"):
-            mask = self._device.mask(engine, x)
-        with _timed(times, "compose"), torch.inference_mode():
-            cutout = cut_out(picture, mask_at_size(mask, picture.height, picture.width))
-        output = self._output(job, side, model)
-        with _timed(times, "write"):
-            size = self._storage.write_atomic(output, encode_png(cutout, picture.dpi))
-        seconds = time.perf_counter() - started
-        log.info("cell_done", cell=cell_name(side, model), seconds=round(seconds, 3), bytes=size, **times)
-        return CellRecord(
-            status=CellStatus.SUCCEEDED,
-            url=self._storage.url(output),
-            width=picture.width,
-            height=picture.height,
-            bytes=size,
-            seconds=round(seconds, 3),
-        )
-
-    def _output(self, job: Job, side: str, model: str) -> str:
-        return self._storage.output_name(job.id, job.job_id, side, model)
+    def _is_delivered(self, record: CellRecord) -> bool:
+        return record.url is not None and self._storage.path(record.url.rpartition("/")[2]).is_file()
 
     # --- step 3: the reply ------------------------------------------------------------------------------------
     def assemble(self, job_id: str) -> None:
@@ -189,7 +154,16 @@ class Pipeline:
             "cells": {name: cell.model_dump(mode="json") for name, cell in job.cells.items()},
             "timings": self._timings(job),
         }
+        result |= self._review(job)
         self._end(job, status, result, None)
+
+    def _review(self, job: Job) -> dict[str, Any]:
+        """What only all cells together can tell. It never costs the job its result."""
+        try:
+            return self._reviewer.review(job)
+        except Exception:
+            log.exception("review_failed")
+            return {"sides": {}}
 
     def _timings(self, job: Job) -> dict[str, float]:
         """Seconds: waiting in the queue, preparing each side, computing each cell."""
@@ -220,10 +194,3 @@ class Pipeline:
         if self._store.finish(job.job_id, status, result, error):
             seconds = (utc_now() - job.created_at).total_seconds()
             log.info("job_done", status=status.value, seconds=round(seconds, 3), cells=len(job.cells))
-
-
-@contextmanager
-def _timed(times: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    times[f"{name}_s"] = round(time.perf_counter() - started, 4)

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, g, request
 from api.parsing import parse_request, store_sources
 from api.prefer import parse_prefer
 from api.replies import envelope_reply, job_path, result_reply
-from api.schemas import ProcessRequest
+from api.schemas import ProcessRequest, select_models
 from api.service import Service, get_service
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.jobs import Job, new_job, new_job_id
@@ -78,14 +78,14 @@ def _accept(service: Service, asked: ProcessRequest) -> Job:
     Whatever fails, nothing stays behind.
     """
     job_id = new_job_id()
-    models = asked.options.select_models(service.settings.models)
+    models = select_models(asked.options, service.settings.models)
     try:
         job = new_job(
             job_id=job_id,
             client_id=asked.id,
             sources=store_sources(asked, job_id, service.storage, service.settings.source_limit_bytes),
             models=models,
-            options=asked.options.model_dump(exclude_none=True),
+            options=asked.options.model_dump(exclude_unset=True),
             request_id=g.request_id,
         )
         service.store.create(job)

@@ -91,6 +91,17 @@ def test_half_precision_weights_stay_close(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@torch.inference_mode()
+def test_the_whole_network_in_fp16_stays_within_the_suggested_limits() -> None:
+    """What CUDA computes, as far as a machine without a card can show it; only sampling positions are in fp32."""
+    model = filled("swin_v1_tiny").half()
+    logits = model(fill_recipe.image_tensor(256, 256).half())
+    difference = fill_recipe.compare(HERE / "swin_v1_t_256x256.npz", logits[0, 0].float().numpy())
+    assert difference["alpha_max"] <= 0.015, difference
+    assert difference["alpha_mean"] <= 0.0015, difference
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("case", list(CASES))
 @torch.inference_mode()

@@ -5,10 +5,10 @@ Source of the colour estimate: Germer et al. 2021, "Fast Multi-Level Foreground 
 
     (a_i F_i + (1 - a_i) B_i - I_i)^2 + sum_j (eps + omega |a_i - a_j|) ((F_i - F_j)^2 + (B_i - B_j)^2)
 
-solved per pixel as a 2x2 system, from a 1x1 picture up, each level starting from the one before. Differences: all pixels
-of a level are updated at once (Jacobi, so it runs on a GPU); levels end at 768 px, and at full size each soft pixel
-solves the same 2x2 system once, with the enlarged colours in place of its neighbours'. Opaque pixels keep their exact
-colours; the mask is never re-derived, so soft alpha stays.
+solved per pixel as a 2x2 system, from a 1x1 picture up, each level starting from the one before. Differences: all
+pixels of a level are updated at once (Jacobi, so it runs on a GPU); levels end at 512 px, and at full size each soft
+pixel solves the same 2x2 system once, with the enlarged colours in place of its neighbours'. Opaque pixels keep their
+exact colours; the mask is never re-derived, so soft alpha stays.
 """
 
 import math
@@ -37,12 +37,13 @@ _CHUNK = 2_000_000
 _SNAP = 2
 
 
-def cut_out(picture: Picture, mask: Tensor) -> npt.NDArray[np.uint8]:
+def cut_out(picture: Picture, mask: Tensor, *, clean: bool = True) -> npt.NDArray[np.uint8]:
     """Apply a mask to a picture.
 
     Args:
         picture: the prepared side.
         mask: (H, W) float in 0..1 at the picture's size, on the device that shall do the work.
+        clean: take the old background out of soft edges; False keeps the source's own colours.
     Returns:
         (H, W, 4) uint8 straight-alpha RGBA. Alpha is the mask times the picture's own alpha, so what was transparent
         stays so; colour under alpha 0 is 0.
@@ -61,7 +62,7 @@ def cut_out(picture: Picture, mask: Tensor) -> npt.NDArray[np.uint8]:
     if own is not None:
         level = (mask * own).round_()
     out = torch.empty((*mask.shape, 4), dtype=torch.uint8, device=device)
-    out[..., :3] = clean_colours(rgb, mask, own)
+    out[..., :3] = clean_colours(rgb, mask, own) if clean else rgb
     out[..., 3] = level.to(torch.uint8)
     out[..., :3] *= (out[..., 3:] > 0).to(torch.uint8)
     return out.cpu().numpy()
