@@ -10,7 +10,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
-    StringConstraints,
     ValidationError,
     WithJsonSchema,
     model_validator,

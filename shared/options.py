@@ -4,9 +4,9 @@ The plain soft-alpha PNG is the default; every option changes it or adds files b
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 #: Largest side and area of a print canvas: 5400x5400 at 300 dpi is 18 inches square.
 CANVAS_SIDE_LIMIT = 12_000
@@ -52,10 +52,10 @@ class PrintOptions(_Options):
     )
     dpi: int = Field(300, ge=30, le=2400, description="Resolution of the canvas, stored in the file")
     position: Position = Field("center", description="Where on the canvas the art goes")
-    scale: float | Literal["fit", "none"] = Field(
-        "fit", description="fit: as large as the canvas allows; none: pixel for pixel; 0..1: that share of the canvas"
+    scale: Literal["fit", "none"] | Annotated[float, Field(ge=0.01, le=1)] = Field(
+        "fit", description="fit: as large as the canvas allows; none: pixel for pixel; 0.01..1: that share of the canvas"
     )
-    margin_px: int = Field(0, ge=0, le=5000, description="Free border of the canvas (px)")
+    margin_px: int = Field(0, ge=0, le=3000, description="Free border of the canvas (px)")
     allow_upscale: bool = Field(False, description="Enlarge art beyond its own pixels to fill the canvas; else flagged")
     alpha: Literal["soft", "hard", "halftone"] = Field(
         "soft", description="soft: as cut; hard: every pixel solid or clear; halftone: fades become solid dots"
@@ -64,8 +64,21 @@ class PrintOptions(_Options):
     choke_px: float | None = Field(
         None, ge=0, le=10, description="Pull edges in by this much (px of the canvas); 1 for hard, else 0"
     )
-    halftone_lpi: float = Field(45, ge=10, le=120, description="halftone: dots per inch")
+    halftone_lpi: float = Field(35, ge=10, le=100, description="halftone: lines of dots per inch")
     underbase: bool = Field(False, description="Also a white underbase plate as its own PNG")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        size = parse_canvas(self.canvas)
+        if size is not None and 2 * self.margin_px >= min(size):
+            raise ValueError(f"margin_px {self.margin_px} leaves nothing of a canvas of {self.canvas}")
+        if size is None and not isinstance(self.scale, str):
+            raise ValueError('scale as a share needs a canvas, not "trim"')
+        if self.alpha == "halftone" and self.halftone_lpi > self.dpi / 3:
+            raise ValueError(
+                f"halftone_lpi {self.halftone_lpi:g} needs at least 3 pixels a dot: {self.dpi / 3:g} at most"
+            )
+        return self
 
 
 class JobOptions(_Options):

@@ -20,7 +20,7 @@ from torch import Tensor
 from shared.errors import InferenceFailed
 from shared.settings import Settings, load_settings
 from worker.app import Heartbeat, run_worker
-from worker.pipeline import LoadedEngine
+from worker.cells import LoadedEngine
 
 INPUT_SIZE = 32
 

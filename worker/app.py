@@ -22,8 +22,9 @@ from shared.logs import configure_logging
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from worker.cells import LoadedEngine
 from worker.engine import Engine, configure_torch, pick_device
-from worker.pipeline import LoadedEngine, Pipeline
+from worker.pipeline import Pipeline
 from worker.registry import resolve_models
 from worker.tasks import register_tasks
 

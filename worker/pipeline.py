@@ -17,7 +17,7 @@ from shared.jobs import CellRecord, CellStatus, Job, JobStatus, cell_name, utc_n
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
-from worker.cells import CellMaker, LoadedEngine, options_of
+from worker.cells import CellMaker, LoadedEngine
 from worker.device import DeviceQueue
 from worker.pictures import PreparedSides
 from worker.review import Reviewer

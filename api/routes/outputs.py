@@ -27,7 +27,7 @@ def _missing(service: Service, name: str) -> AppError:
     """Gone, when a job on record delivered this file; else it never was, as far as anyone remembers."""
     job_id = name.split("_")[-3]  # design_{id}_{job_id}_{side}_{model}.png: only the id can hold more underscores
     try:
-        cells = service.store.get(job_id).cells.values()
+        cells = list(service.store.get(job_id).cells.values())
     except (JobNotFound, StoreUnavailable):
         cells = []
     if any(cell.url and cell.url.endswith(f"/{name}") for cell in cells):

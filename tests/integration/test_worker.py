@@ -14,10 +14,11 @@ from PIL import Image
 
 from shared.jobs import CellStatus, Job, JobStatus, Source, new_job, new_job_id
 from shared.messages import make_celery, send_plan
-from shared.settings import Settings
+from shared.settings import Settings, load_settings
 from shared.storage import FolderStorage
 from shared.store import Store
 from tests.processes import Process, python, wait_for
+from tests.redis_server import RedisServer
 from tests.tiny_worker import INPUT_SIZE, paint
 from worker.images import decode, network_input
 
@@ -72,7 +73,9 @@ class Service:
         wait_for("the worker", lambda: any(w["status"] == "ready" for w in self.store.workers()), worker)
         return worker
 
-    def submit(self, sides: Sides, models: tuple[str, ...] = ("rmbg", "birefnet")) -> str:
+    def submit(
+        self, sides: Sides, models: tuple[str, ...] = ("rmbg", "birefnet"), options: dict[str, Any] | None = None
+    ) -> str:
         """Create a job of uploaded bytes or URLs and send its message."""
         job_id = new_job_id()
         sources = {}
@@ -82,7 +85,7 @@ class Service:
                 sources[side] = Source(kind="file", path=path)
             else:
                 sources[side] = Source(kind="url", url=value)
-        job = new_job(job_id=job_id, client_id=7, sources=sources, models=models)  # type: ignore[arg-type]
+        job = new_job(job_id=job_id, client_id=7, sources=sources, models=models, options=options)  # type: ignore[arg-type]
         self.store.create(job)
         self.send(job_id)
         return job_id
@@ -107,6 +110,23 @@ class Service:
     def close(self) -> None:
         for process in self._started:
             process.kill()
+
+
+class Answered:
+    """Sends one picture with options and gives back the finished job."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def __call__(self, **options: Any) -> Job:
+        return self._service.wait(self._service.submit({"front": picture(21, 200, 160)}, options=options))
+
+    def open(self, url: str | None) -> Image.Image:
+        assert url is not None
+        with self._service.storage.open_output(url.rpartition("/")[2]) as file:
+            image = Image.open(file)
+            image.load()
+            return image
 
 
 @pytest.fixture
@@ -275,3 +295,75 @@ def test_missing_model_files_stop_the_worker_with_what_to_run(service: Service, 
         assert "FATAL ERROR: Model files not found" in worker.log
         assert "make download-models" in worker.log
         assert "Traceback" not in worker.log
+
+
+@pytest.fixture(scope="module")
+def answered(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answered]:
+    folder = tmp_path_factory.mktemp("options")
+    settings = load_settings(redis_url=redis_server.url, outputs_dir=folder / "outputs", base_url="http://x.test")
+    store = Store.from_settings(settings)
+    service = Service(settings, store, folder)
+    service.start_worker()
+    yield Answered(service)
+    service.close()
+    store.close()
+
+
+class TestOptions:
+    """What a job's options add, through the real worker."""
+
+    def test_print_files_have_the_canvas_and_resolution_asked_for(self, answered: Answered) -> None:
+        job = answered(print={"canvas": "300x360", "dpi": 150, "alpha": "hard", "underbase": True, "margin_px": 10})
+        for cell in job.cells.values():
+            image = answered.open(cell.files["print"])
+            assert (image.size, image.mode) == ((300, 360), "RGBA")
+            assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+            assert set(np.unique(np.asarray(image)[..., 3])) <= {0, 255}
+            assert answered.open(cell.files["underbase"]).size == (300, 360)
+            assert cell.print is not None
+            assert cell.print["upscaled"] is False
+            assert cell.print["scale"] <= 1
+
+    def test_every_cell_has_its_preflight_and_every_side_its_opinion(self, answered: Answered) -> None:
+        job = answered()
+        assert all(cell.preflight is not None and cell.preflight["checks"] for cell in job.cells.values())
+        assert all(not cell.files for cell in job.cells.values())
+        assert job.result is not None
+        assert set(job.result["sides"]) == {"front"}
+        opinion = job.result["sides"]["front"]
+        assert opinion["recommended"] in ("rmbg", "birefnet")
+        assert 0 <= opinion["agreement"] <= 1
+
+    def test_proofs_and_a_contact_sheet_are_small_webp_files(self, answered: Answered) -> None:
+        job = answered(proofs=True, proof_background="#2040a0")
+        for cell in job.cells.values():
+            assert set(cell.files) == {"proof_black", "proof_white", "proof_heather", "proof_colour", "thumbnail"}
+            for url in cell.files.values():
+                assert answered.open(url).format == "WEBP"
+        assert job.result is not None
+        assert answered.open(job.result["contact_sheet"]).format == "WEBP"
+
+    def test_a_mask_is_the_alpha_of_the_cutout(self, answered: Answered) -> None:
+        cutout = np.asarray(answered.open(answered().cells["front_rmbg"].url))
+        mask = answered.open(answered(output="mask").cells["front_rmbg"].url)
+        assert mask.mode == "L"
+        assert (np.asarray(mask) == cutout[..., 3]).all()
+
+    def test_a_background_flattens_the_cutout(self, answered: Answered) -> None:
+        cutout = np.asarray(answered.open(answered().cells["front_rmbg"].url))
+        flat = answered.open(answered(background="#ff0000").cells["front_rmbg"].url)
+        assert flat.mode == "RGB"
+        pixels = np.asarray(flat)
+        assert (pixels[cutout[..., 3] == 0] == (255, 0, 0)).all()
+        assert (pixels[cutout[..., 3] == 255] == cutout[cutout[..., 3] == 255][:, :3]).all()
+
+    def test_webp_results_are_lossless(self, answered: Answered) -> None:
+        png = np.asarray(answered.open(answered().cells["front_rmbg"].url))
+        webp = answered.open(answered(format="webp").cells["front_rmbg"].url)
+        assert webp.format == "WEBP"
+        visible = png[..., 3] > 0
+        assert (np.asarray(webp)[visible] == png[visible]).all()
+
+    @pytest.mark.parametrize("options", [{"detail": "high"}, {"holes": "auto"}, {"edges": "raw"}])
+    def test_other_ways_of_cutting_deliver_every_cell(self, answered: Answered, options: dict[str, str]) -> None:
+        assert answered(**options).status == JobStatus.SUCCEEDED

@@ -410,7 +410,8 @@ def test_the_envelope_has_exactly_the_promised_keys(client: FlaskClient, played_
     assert body is not None
     assert list(body) == ["job_id", "id", "status", "created_at", "started_at", "completed_at", "queue_position",
                           "progress", "cells", "result", "error", "links"]  # fmt: skip
-    assert list(body["cells"]["front_rmbg"]) == ["status", "url", "width", "height", "bytes", "seconds", "error"]
+    assert list(body["cells"]["front_rmbg"]) == ["status", "url", "width", "height", "bytes", "seconds", "files",
+                                                 "preflight", "print", "error"]  # fmt: skip
     assert body["progress"] == {"done": 4, "total": 4}
     assert body["result"] == done
     assert body["links"]["self"] == f"http://service.test/jobs/{done['job_id']}"

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
-from pydantic import SecretStr
+import pytest
+from pydantic import BaseModel, SecretStr
 
 from api.errors import error_classes
 from shared.errors import AppError
+from shared.options import JobOptions, PrintOptions
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,16 @@ def test_the_settings_table_is_the_settings() -> None:
         for name, field in Settings.model_fields.items()
     ]
     assert _rows("## Settings") == expected
+
+
+@pytest.mark.parametrize(("heading", "model"), [("### Options", JobOptions), ("`print` options:", PrintOptions)])
+def test_the_option_tables_are_the_options(heading: str, model: type[BaseModel]) -> None:
+    expected = [
+        [f"`{name}`", "(none)" if field.default is None else f"`{str(field.default).replace('False', 'false')}`"]
+        for name, field in model.model_fields.items()
+    ]
+    assert [row[:2] for row in _rows(heading)] == expected
+    assert [row[2] for row in _rows(heading)] == [field.description for field in model.model_fields.values()]
 
 
 def test_the_error_table_has_every_code_that_a_client_can_meet() -> None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.prefer import Preferences, parse_prefer
-from api.schemas import ProcessRequest, to_invalid_request
+from api.schemas import ProcessRequest, select_models, to_invalid_request
 from shared.errors import InvalidRequest
 
 URL = "https://example.com/front.png"
@@ -112,15 +112,36 @@ def test_one_side_may_be_left_out_or_null() -> None:
 
 def test_models_are_chosen_from_those_the_service_runs_and_kept_in_its_order() -> None:
     available = ("rmbg", "birefnet")
-    assert read(asked()).options.select_models(available) == available
-    assert read(asked(options={"models": ["birefnet", "rmbg"]})).options.select_models(available) == available
-    assert read(asked(options={"models": ["birefnet"]})).options.select_models(available) == ("birefnet",)
+    assert select_models(read(asked()).options, available) == available
+    assert select_models(read(asked(options={"models": ["birefnet", "rmbg"]})).options, available) == available
+    assert select_models(read(asked(options={"models": ["birefnet"]})).options, available) == ("birefnet",)
     for models, sentence in (
         (["u2net"], "'u2net' is not one of rmbg, birefnet"),
         (["rmbg", "rmbg"], "each model once"),
     ):
         with pytest.raises(InvalidRequest, match=sentence):
-            read(asked(options={"models": models})).options.select_models(available)
+            select_models(read(asked(options={"models": models})).options, available)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"edge": "raw"}, "output.options.edge|options.edge: unknown field"),
+        ({"edges": "soft"}, "options.edges"),
+        ({"background": "red"}, "options.background"),
+        ({"print": {"canvas": "4500"}}, "options.print.canvas: must be WIDTHxHEIGHT"),
+        ({"print": {"canvas": "99999x1"}}, "options.print.canvas: must be at most"),
+        ({"print": {"dpi": 10}}, "options.print.dpi"),
+        ({"print": {"scale": 1.5}}, "options.print.scale"),
+        ({"print": {"scale": 0}}, "options.print.scale"),
+        ({"print": {"margin_px": 200, "canvas": "400x400"}}, "options.print: margin_px 200 leaves nothing"),
+        ({"print": {"halftone_lpi": 90, "dpi": 200, "alpha": "halftone"}}, "options.print: halftone_lpi 90"),
+        ({"print": True}, "options.print"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=sentence):
+        read(asked(options=options))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,203 @@
+"""One cell: a prepared side through one model, to the files that the job's options ask for."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+from torch import Tensor
+
+from shared.jobs import CellRecord, CellStatus, Job, cell_name
+from shared.options import JobOptions, PrintOptions, parse_canvas
+from shared.storage import FolderStorage
+from worker.device import DeviceQueue, MaskEngine
+from worker.images import Picture, cut_out, encode_png, mask_at_size, network_input
+from worker.images.detail import art_box, crop
+from worker.images.holes import punch_holes
+from worker.images.preflight import preflight
+from worker.images.printing import PrintResult, PrintSpec, render_print
+from worker.images.proofs import encode_webp, flatten, mask_of, proof, shrink, thumbnail
+from worker.pictures import PreparedSides
+
+log = structlog.get_logger(__name__)
+
+#: Longest side of the copies that the models of a side are compared on, in pixels.
+_OPINION_SIDE = 512
+#: Longest side of proofs, in pixels.
+PROOF_SIDE = 640
+_PROOF_GROUNDS = ("black", "white", "heather")
+#: Quality of proofs (lossy WebP, 0-100); results in WebP are lossless.
+_PROOF_QUALITY = 85
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class LoadedEngine(MaskEngine, Protocol):
+    """What a cell needs to know of an engine."""
+
+    input_size: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def options_of(job: Job) -> JobOptions:
+    """The job's options, as the API has checked them."""
+    return JobOptions.model_validate(job.options)
+
+
+class CellMaker:
+    """Computes cells; shared by all threads of a worker."""
+
+    def __init__(
+        self, storage: FolderStorage, prepared: PreparedSides, engines: Mapping[str, LoadedEngine], device: DeviceQueue
+    ) -> None:
+        self._storage = storage
+        self._prepared = prepared
+        self._engines = engines
+        self._device = device
+
+    def make(self, job: Job, side: str, model: str) -> CellRecord:
+        """Compute one cell and write its files.
+
+        Raises:
+            AppError: of inference, or of writing.
+        """
+        started = time.perf_counter()
+        times: dict[str, float] = {}
+        options = options_of(job)
+        with _timed(times, "decode"):
+            picture = self._prepared.load(job.job_id, side)
+        with torch.inference_mode():
+            mask = self._mask(picture, self._engines[model], options, times)
+            with _timed(times, "compose"):
+                cutout = cut_out(picture, mask, clean=options.edges == "clean")
+        del mask
+        with _timed(times, "write"):
+            name = self.output_name(job, side, model, options)
+            size = self._storage.write_atomic(name, _main_file(cutout, picture, options))
+        record = CellRecord(
+            status=CellStatus.SUCCEEDED,
+            url=self._storage.url(name),
+            width=picture.width,
+            height=picture.height,
+            bytes=size,
+        )
+        with _timed(times, "inspect"):
+            record.preflight = dict(preflight(cutout, dpi=picture.dpi, source_alpha=picture.alpha is not None))
+            self._keep_for_opinion(job, side, model, cutout)
+        if options.print is not None:
+            with _timed(times, "print"):
+                self._print(job, side, model, cutout, options.print, record)
+        if options.proofs or options.proof_background:
+            with _timed(times, "proofs"):
+                self._proofs(job, side, model, cutout, options, record)
+        record.seconds = round(time.perf_counter() - started, 3)
+        log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=size, **times)
+        return record
+
+    def output_name(self, job: Job, side: str, model: str, options: JobOptions) -> str:
+        """Name of a cell's main file."""
+        return self._storage.output_name(job.id, job.job_id, side, model, options.format)
+
+    def _mask(self, picture: Picture, engine: LoadedEngine, options: JobOptions, times: dict[str, float]) -> Tensor:
+        """(H, W) float mask of a picture, on the engine's device."""
+        mask = self._pass(picture, engine, times)
+        full = mask_at_size(mask, picture.height, picture.width)
+        box = art_box(mask, picture.height, picture.width) if options.detail == "high" else None
+        if box is not None:
+            top, left, bottom, right = box
+            fine = self._pass(crop(picture, box), engine, times)
+            full = torch.zeros_like(full)
+            full[top:bottom, left:right] = mask_at_size(fine, bottom - top, right - left)
+        if options.holes == "auto":
+            with _timed(times, "holes"):
+                full = torch.from_numpy(punch_holes(picture, full.cpu().numpy()).mask).to(full.device)
+        return full
+
+    def _pass(self, picture: Picture, engine: LoadedEngine, times: dict[str, float]) -> Tensor:
+        with _timed(times, "input"):
+            x = network_input(picture, engine.input_size, engine.device, engine.dtype)
+        with _timed(times, "infer"):
+            return self._device.mask(engine, x)
+
+    def _write(self, job: Job, side: str, model: str, suffix: str, ext: str, data: Any) -> str:
+        name = self._storage.output_name(job.id, job.job_id, side, f"{model}_{suffix}", ext)
+        self._storage.write_atomic(name, data)
+        return self._storage.url(name)
+
+    def _keep_for_opinion(self, job: Job, side: str, model: str, cutout: Pixels) -> None:
+        """A small alpha for comparing the models when all cells are done."""
+        height, width = cutout.shape[:2]
+        scale = min(1.0, _OPINION_SIDE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(np.ascontiguousarray(cutout[..., 3]), size, interpolation=cv2.INTER_AREA)
+        self._prepared.save_array(job.job_id, f"{cell_name(side, model)}-alpha", np.asarray(small, np.uint8))
+
+    def _print(
+        self, job: Job, side: str, model: str, cutout: Pixels, options: PrintOptions, record: CellRecord
+    ) -> None:
+        spec = print_spec(options)
+        result = render_print(cutout, spec)
+        dpi = (float(spec.dpi), float(spec.dpi))
+        record.files["print"] = self._write(job, side, model, "print", "png", encode_png(result.image, dpi))
+        if result.underbase is not None:
+            record.files["underbase"] = self._write(
+                job, side, model, "underbase", "png", encode_png(result.underbase, dpi)
+            )
+        record.print = _print_report(result)
+
+    def _proofs(self, job: Job, side: str, model: str, cutout: Pixels, options: JobOptions, record: CellRecord) -> None:
+        small = shrink(cutout, PROOF_SIDE)
+        grounds = dict(zip(_PROOF_GROUNDS, _PROOF_GROUNDS, strict=True)) if options.proofs else {}
+        if options.proof_background is not None:
+            grounds["colour"] = options.proof_background
+        for name, ground in grounds.items():
+            data = encode_webp(proof(small, ground, long_side=PROOF_SIDE), _PROOF_QUALITY)
+            record.files[f"proof_{name}"] = self._write(job, side, model, f"proof_{name}", "webp", data)
+        data = encode_webp(thumbnail(small), _PROOF_QUALITY)
+        record.files["thumbnail"] = self._write(job, side, model, "thumbnail", "webp", data)
+        self._prepared.save_array(job.job_id, f"{cell_name(side, model)}-small", small)
+
+
+def print_spec(options: PrintOptions) -> PrintSpec:
+    """What the client asks of print files, as the renderer wants it."""
+    fields = options.model_dump(exclude={"canvas"})
+    return PrintSpec(canvas=parse_canvas(options.canvas), **fields)
+
+
+def _print_report(result: PrintResult) -> dict[str, Any]:
+    """What happened to the art on its way to the canvas; enlargement is never silent."""
+    return {
+        "width": int(result.image.shape[1]),
+        "height": int(result.image.shape[0]),
+        "scale": round(result.scale, 4),
+        "upscaled": result.upscaled,
+        "limited": result.limited,
+        "box": None if result.box is None else list(result.box),
+        "effective_dpi": round(result.effective_dpi, 1),
+        "removed_islands": result.removed_islands,
+        "removed_pixels": result.removed_pixels,
+    }
+
+
+def _main_file(cutout: Pixels, picture: Picture, options: JobOptions) -> Any:
+    """The bytes of the main result, as a whole or in parts."""
+    pixels = cutout
+    if options.output == "mask":
+        pixels = mask_of(cutout)
+    elif options.background is not None:
+        pixels = flatten(cutout, options.background)
+    return encode_png(pixels, picture.dpi) if options.format == "png" else encode_webp(pixels, quality=None)
+
+
+@contextmanager
+def _timed(times: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds of the block to `times` under `{name}_s`."""
+    started = time.perf_counter()
+    yield
+    times[f"{name}_s"] = round(times.get(f"{name}_s", 0.0) + time.perf_counter() - started, 4)

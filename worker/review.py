@@ -1,0 +1,66 @@
+"""What only all cells of a job together can tell: the models' second opinion per side, and a contact sheet."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.jobs import CellStatus, Job, cell_name
+from shared.storage import FolderStorage
+from worker.cells import PROOF_SIDE, options_of
+from worker.images.opinion import second_opinion
+from worker.images.proofs import SheetRow, contact_sheet, encode_webp, shrink
+from worker.pictures import PreparedSides
+
+#: Quality of the sheet (lossy WebP, 0-100).
+_SHEET_QUALITY = 85
+
+
+class Reviewer:
+    """Reads what the cells kept in the job's work folder."""
+
+    def __init__(self, storage: FolderStorage, prepared: PreparedSides) -> None:
+        self._storage = storage
+        self._prepared = prepared
+
+    def review(self, job: Job) -> dict[str, Any]:
+        """{"sides": {side: opinion}}, and "contact_sheet" when proofs were asked for."""
+        sides = {side: self._opinion(job, side) for side in job.sides}
+        review: dict[str, Any] = {"sides": {side: opinion for side, opinion in sides.items() if opinion}}
+        if options_of(job).proofs:
+            review["contact_sheet"] = self._contact_sheet(job, review["sides"])
+        return review
+
+    def _good_models(self, job: Job, side: str) -> list[str]:
+        return [model for model in job.models if job.cells[cell_name(side, model)].status == CellStatus.SUCCEEDED]
+
+    def _opinion(self, job: Job, side: str) -> dict[str, Any] | None:
+        masks, preflights = {}, {}
+        for model in self._good_models(job, side):
+            name = cell_name(side, model)
+            mask = self._prepared.load_array(job.job_id, f"{name}-alpha")
+            if mask is not None:
+                masks[model] = mask
+                preflights[model] = job.cells[name].preflight or {}
+        return dict(second_opinion(masks, preflights)) if masks else None
+
+    def _contact_sheet(self, job: Job, opinions: dict[str, Any]) -> str | None:
+        """Address of a page with every side's original and proofs; None when nothing is left to show."""
+        rows = {}
+        for side in job.sides:
+            names = {model: f"{cell_name(side, model)}-small" for model in self._good_models(job, side)}
+            loaded = {model: self._prepared.load_array(job.job_id, name) for model, name in names.items()}
+            cutouts = {model: array for model, array in loaded.items() if array is not None}
+            if cutouts:
+                rows[side] = SheetRow(self._original(job.job_id, side), cutouts, opinions.get(side))
+        if not rows:
+            return None
+        first = next(iter(rows))
+        name = self._storage.output_name(job.id, job.job_id, first, "contact_sheet", "webp")
+        self._storage.write_atomic(name, encode_webp(contact_sheet(rows), _SHEET_QUALITY))
+        return self._storage.url(name)
+
+    def _original(self, job_id: str, side: str) -> npt.NDArray[np.uint8]:
+        picture = self._prepared.load(job_id, side)
+        alpha = np.full(picture.rgb.shape[:2], 255, np.uint8) if picture.alpha is None else picture.alpha
+        return shrink(np.dstack((picture.rgb, alpha)), PROOF_SIDE)
