@@ -125,13 +125,13 @@ clean-full: ## 🗑️  (DANGEROUS) clean, AND delete the downloaded models and 
 ##@ Without Docker (Python 3.11 or 3.12, no GPU, no keys)
 
 demo: venv ## 🎨 Cut out the sample designs once and show the results
-	@ENV_FILE=.env $(PY) -m shared.local demo $(ARGS)
+	@$(PY) -m shared.local demo $(ARGS)
 
 local: venv ## 🏠 Run the whole stack on this machine until Ctrl+C
-	@ENV_FILE=.env $(PY) -m shared.local up $(ARGS)
+	@$(PY) -m shared.local up $(ARGS)
 
 smoke: venv ## 💨 Send one job to the running service and check the answer
-	@ENV_FILE=.env $(PY) -m shared.local smoke $(ARGS)
+	@$(PY) -m shared.local smoke $(ARGS)
 
 ##@ Develop
 

@@ -9,7 +9,15 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from api.service import get_service
-from shared.errors import AppError, InternalError, InvalidJson, ModelsNotReady, NotFound, RequestTooLarge, Unavailable
+from shared.errors import (
+    AppError,
+    InternalError,
+    InvalidJson,
+    ModelsNotReady,
+    NotFound,
+    RequestTooLarge,
+    Unavailable,
+)
 
 RETRY_AFTER_S = 5
 
@@ -64,7 +72,7 @@ def register_error_handlers(app: Flask) -> None:
     def app_error(error: AppError) -> Response:
         refused = {"code": error.code, "detail": error.message}
         if isinstance(error, ModelsNotReady):
-            log.info("request_refused", **refused)  # a load balancer asks /ready every few seconds
+            log.debug("request_refused", **refused)  # a load balancer asks /ready every few seconds
         elif isinstance(error, Unavailable):
             log.warning("request_refused", **refused)
         elif error.status >= 500:

@@ -8,6 +8,7 @@ cap on waits and one set of metrics. gthread finished 8 of 8 requests in flight 
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from gunicorn.glogging import Logger
 
@@ -46,3 +47,8 @@ control_socket_disable = True
 #: The heartbeat file on a disk that may block would get the process killed.
 if Path("/dev/shm").is_dir():  # noqa: S108
     worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+def pre_request(worker: object, req: Any) -> None:
+    """Give up on a client that stops in mid-request: each holds a web thread for as long as it is waited for."""
+    req.unreader.sock.settimeout(_settings.upload_stall_s)

@@ -53,7 +53,8 @@ class PrintOptions(_Options):
     dpi: int = Field(300, ge=30, le=2400, description="Resolution of the canvas, stored in the file")
     position: Position = Field("center", description="Where on the canvas the art goes")
     scale: Literal["fit", "none"] | Annotated[float, Field(ge=0.01, le=1)] = Field(
-        "fit", description="fit: as large as the canvas allows; none: pixel for pixel; 0.01..1: that share of the canvas"
+        "fit",
+        description="fit: as large as the canvas allows; none: pixel for pixel; 0.01..1: that share of it",
     )
     margin_px: int = Field(0, ge=0, le=3000, description="Free border of the canvas (px)")
     allow_upscale: bool = Field(False, description="Enlarge art beyond its own pixels to fill the canvas; else flagged")

@@ -4,6 +4,7 @@ Every field below is an environment variable of the same name in capitals (`REDI
 and the README table list the same fields, which a test compares. Nothing else in the project reads the environment.
 """
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,7 +68,12 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(60, ge=1, le=3600, description="How long a stopping worker may finish its work (s)")
     picture_cache_mb: int = Field(512, ge=0, le=65536, description="Decoded pictures kept for their other cells (MB)")
 
+    pixels_in_flight_mp: float = Field(
+        130, gt=0, le=10000, description="Pixels a worker composes at once (million); about 30 MB of memory each"
+    )
+
     # --- limits of outside input ------------------------------------------------------------------------------
+    upload_stall_s: float = Field(30, gt=0, le=600, description="Longest pause of a client in mid-request (s)")
     upload_limit_mb: int = Field(64, ge=1, le=2048, description="Largest request body (MB)")
     source_limit_mb: int = Field(50, ge=1, le=2048, description="Largest source file (MB)")
     pixel_limit_mp: float = Field(64, gt=0, le=1000, description="Largest picture (million pixels)")
@@ -137,6 +143,31 @@ class Settings(BaseSettings):
             raise ValueError(f"make it less than API_THREADS={threads}, or waiting requests block every other route")
         return value
 
+    @field_validator("allow_private_sources")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if "/" in word:
+                try:
+                    ipaddress.ip_network(word, strict=False)
+                except ValueError as exc:
+                    raise ValueError(f"{word} is not a network, such as 192.168.0.0/16: {exc}") from exc
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("begin it with redis://, for example redis://localhost:6379/0")
+        return value
+
+    @field_validator("hf_endpoint")
+    @classmethod
+    def _check_hf_endpoint(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("begin it with http:// or https://")
+        return value.rstrip("/")
+
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, value: str) -> str:
@@ -166,8 +197,11 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as exc:
-        lines = [
-            f"  {'.'.join(str(part) for part in error['loc']).upper()}: {error['msg']} (got {error['input']!r})"
-            for error in exc.errors()
-        ]
+        lines = []
+        for error in exc.errors():
+            name = ".".join(str(part) for part in error["loc"])
+            field = Settings.model_fields.get(name)
+            secret = field is not None and field.annotation is SecretStr
+            got = "" if secret or not name else f" (got {error['input']!r})"
+            lines.append(f"  {name.upper() or 'together'}: {error['msg']}{got}")
         raise FatalError("Settings are wrong; correct .env or the environment:\n" + "\n".join(lines)) from exc

@@ -14,9 +14,11 @@ from typing import Any, Self
 
 import structlog
 from celery import Celery, signals
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from shared import messages
-from shared.errors import StoreUnavailable
+from shared.errors import FatalError, OutputNotWritten, StoreUnavailable
 from shared.jobs import utc_now
 from shared.logs import configure_logging
 from shared.settings import Settings
@@ -32,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 #: A report lives 15 s; three of these fit, so two may be lost.
 _HEARTBEAT_S = 4.0
+#: How long a starting worker waits for Redis (s).
+_REDIS_PATIENCE_S = 30.0
 
 
 class Heartbeat:
@@ -157,6 +161,37 @@ def give_back_unacknowledged(app: Celery) -> int:
     return len(tags)
 
 
+def check_outputs_folder(storage: FolderStorage) -> None:
+    """Write a file where results go and remove it: better to stop now than to fail every job.
+
+    Raises:
+        FatalError: it cannot be written.
+    """
+    probe = "worker-start"
+    try:
+        storage.write_work(probe, "probe", b"")
+        storage.remove_work(probe)
+    except OutputNotWritten as exc:
+        raise FatalError(f"OUTPUTS_DIR={storage.outputs_dir} cannot be written: {exc.message}") from exc
+
+
+def wait_for_redis(store: Store, patience_s: float = _REDIS_PATIENCE_S) -> None:
+    """Return when Redis answers: a worker that starts beside a restarting Redis shall not load its models in vain.
+
+    Raises:
+        FatalError: it does not answer in time.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            store.ping()
+            return
+        except StoreUnavailable as exc:
+            if time.monotonic() > deadline:
+                raise FatalError(f"{exc.message} (waited {patience_s:.0f} s)") from exc
+            time.sleep(0.5)
+
+
 def run_worker(
     settings: Settings,
     load: Callable[[Settings, Heartbeat], Mapping[str, LoadedEngine]] = load_engines,
@@ -175,12 +210,17 @@ def run_worker(
     signals.setup_logging.connect(_keep_logging, weak=False)
     store = Store.from_settings(settings)
     storage = FolderStorage(settings.outputs_dir, settings.base_url)
+    check_outputs_folder(storage)
+    wait_for_redis(store)
     with Heartbeat(store, settings) as heartbeat:
         engines = load(settings, heartbeat)
         log.info("All models initialized successfully", models=sorted(engines))
         app = make_worker_app(settings)
         register_tasks(app, Pipeline(settings, store, storage, engines), store)
-        returned = give_back_unacknowledged(app)
+        try:
+            returned = give_back_unacknowledged(app)
+        except (OperationalError, RedisError) as exc:
+            raise FatalError("Redis went away while the models were loaded; start the worker again") from exc
         if returned:
             log.warning("messages_given_back", count=returned)
 

@@ -11,7 +11,11 @@ from celery.backends.redis import RedisBackend
 
 
 class QuietRedisBackend(RedisBackend):  # type: ignore[misc]  # Celery is untyped
-    """The Redis backend, minus the subscription on submit."""
+    """The Redis backend, minus its subscriptions."""
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Do not subscribe to the result."""
+        """Do not subscribe when a task is sent."""
+
+    def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
+        """Nor when a canvas builds its GroupResult, whose barrier asks every member to tell it of its end."""
+        return result

@@ -15,6 +15,7 @@ from torch import Tensor
 from shared.jobs import CellRecord, CellStatus, Job, cell_name
 from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
+from worker.budget import PixelBudget
 from worker.device import DeviceQueue, MaskEngine
 from worker.images import Picture, cut_out, encode_png, mask_at_size, network_input
 from worker.images.detail import art_box, crop
@@ -54,12 +55,18 @@ class CellMaker:
     """Computes cells; shared by all threads of a worker."""
 
     def __init__(
-        self, storage: FolderStorage, prepared: PreparedSides, engines: Mapping[str, LoadedEngine], device: DeviceQueue
+        self,
+        storage: FolderStorage,
+        prepared: PreparedSides,
+        engines: Mapping[str, LoadedEngine],
+        device: DeviceQueue,
+        budget: PixelBudget,
     ) -> None:
         self._storage = storage
         self._prepared = prepared
         self._engines = engines
         self._device = device
+        self._budget = budget
 
     def make(self, job: Job, side: str, model: str) -> CellRecord:
         """Compute one cell and write its files.
@@ -72,6 +79,15 @@ class CellMaker:
         options = options_of(job)
         with _timed(times, "decode"):
             picture = self._prepared.load(job.job_id, side)
+        with self._budget.hold(picture.width * picture.height):
+            record = self._make(job, side, model, picture, options, times)
+        record.seconds = round(time.perf_counter() - started, 3)
+        log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=record.bytes, **times)
+        return record
+
+    def _make(
+        self, job: Job, side: str, model: str, picture: Picture, options: JobOptions, times: dict[str, float]
+    ) -> CellRecord:
         with torch.inference_mode():
             mask = self._mask(picture, self._engines[model], options, times)
             with _timed(times, "compose"):
@@ -96,8 +112,6 @@ class CellMaker:
         if options.proofs or options.proof_background:
             with _timed(times, "proofs"):
                 self._proofs(job, side, model, cutout, options, record)
-        record.seconds = round(time.perf_counter() - started, 3)
-        log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=size, **times)
         return record
 
     def output_name(self, job: Job, side: str, model: str, options: JobOptions) -> str:

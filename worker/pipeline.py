@@ -13,10 +13,11 @@ from typing import Any
 import structlog
 
 from shared.errors import AppError, InternalError, JobNotFound
-from shared.jobs import CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
+from shared.jobs import FINAL_CELLS, CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from worker.budget import PixelBudget
 from worker.cells import CellMaker, LoadedEngine
 from worker.device import DeviceQueue
 from worker.pictures import PreparedSides
@@ -38,7 +39,8 @@ class Pipeline:
         self._prepared = PreparedSides(
             storage, pixel_limit=settings.pixel_limit, cache_bytes=settings.picture_cache_mb * 1_000_000
         )
-        self._cells = CellMaker(storage, self._prepared, engines, DeviceQueue())
+        budget = PixelBudget(int(settings.pixels_in_flight_mp * 1_000_000))
+        self._cells = CellMaker(storage, self._prepared, engines, DeviceQueue(), budget)
         self._reviewer = Reviewer(storage, self._prepared)
 
     # --- step 1: prepare --------------------------------------------------------------------------------------
@@ -186,7 +188,11 @@ class Pipeline:
         except JobNotFound:
             return
         log.error("canvas_failed", detail=detail)
-        if not job.is_final:
+        if job.is_final:
+            pass
+        elif all(cell.status in FINAL_CELLS for cell in job.cells.values()):
+            self._finish(job)  # only the canvas broke: what the cells delivered is not lost with it
+        else:
             self._end(job, JobStatus.FAILED, None, InternalError("the job's steps were interrupted").to_record())
         self._prepared.remove(job_id)
 

@@ -6,6 +6,7 @@ between check and connect gains nothing (the lessons of rembg's GHSA-55v6-g8pm-p
 """
 
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import structlog
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -31,6 +33,8 @@ from shared.errors import (
 from shared.jobs import Source
 from shared.settings import Settings
 from shared.storage import FolderStorage
+
+log = structlog.get_logger(__name__)
 
 _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -138,6 +142,8 @@ def _shown(url: str) -> str:
     """A URL for messages: without credentials, query or fragment, which may carry secrets."""
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{host}{port}{parts.path}"[:200]
 
@@ -168,6 +174,10 @@ class _Guard:
             yield
         finally:
             timer.cancel()
+            with self._lock:
+                for sock in self._sockets:
+                    sock.close()
+                self._sockets.clear()
 
     def _expire(self) -> None:
         with self._lock:
@@ -201,7 +211,8 @@ class _Guard:
                 sock.close()
                 raise
             with self._lock:
-                self._sockets.append(sock)
+                # A duplicate: TLS detaches the object we have here, and shutting that down would do nothing.
+                self._sockets.append(sock.dup())
                 if self.expired:
                     sock.close()
                     raise TimeoutError
@@ -214,9 +225,10 @@ class _Guard:
         if host.lower() in self._hosts or any(address in network for network in self._networks):
             return
         if not is_public(address):
+            # The address is for the operator: told to strangers, it would map the inside of the network.
+            log.warning("source_address_forbidden", host=host, address=str(address))
             raise SourceAddressForbidden(
-                f"{host} leads to {address}, which is not a public address; "
-                "ALLOW_PRIVATE_SOURCES can name hosts or networks to allow"
+                f"{host[:100]} is not at a public address; ALLOW_PRIVATE_SOURCES can name hosts or networks to allow"
             )
 
 
@@ -297,4 +309,4 @@ def _reason(exc: BaseException) -> str:
     reason = getattr(exc, "reason", None) or (exc.args[0] if exc.args else exc)
     if isinstance(reason, BaseException) and reason is not exc:
         return _reason(reason)
-    return str(reason).rpartition(">: ")[2][:200]
+    return re.sub(r"^\w+\(.*?\): ", "", str(reason).rpartition(">: ")[2])[:200]

@@ -6,13 +6,15 @@ One plain `plan` task and one flat chord is the shape that came out best of thos
 Bodies are thin: they bind the ids to the log and call the pipeline.
 """
 
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import structlog
 from celery import Celery, chord
 
 from shared import messages
-from shared.errors import JobNotFound
+from shared.errors import JobNotFound, StoreUnavailable
 from shared.logs import bind_context
 from shared.store import Store
 from worker.pipeline import Pipeline
@@ -20,6 +22,29 @@ from worker.pipeline import Pipeline
 log = structlog.get_logger(__name__)
 
 _CANVAS_MARK = "canvas"
+#: How long a step waits for a Redis that is away (s), and how often it looks. A step that raises into its chord would
+#: break the canvas; its work is done or can be done again, so patience costs nothing.
+_REDIS_PATIENCE_S = 300.0
+_REDIS_RETRY_S = 1.0
+
+T = TypeVar("T")
+
+
+def patiently(step: Callable[[], T], *, patience_s: float = _REDIS_PATIENCE_S, pause_s: float = _REDIS_RETRY_S) -> T:
+    """Run a step, again and again while Redis is away.
+
+    Raises:
+        StoreUnavailable: Redis was away for longer than `patience_s`.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return step()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("redis_away", retry_s=pause_s)
+            time.sleep(pause_s)
 
 
 def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
@@ -29,11 +54,11 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
     def plan(job_id: str, request_id: str) -> None:
         with bind_context(job_id=job_id, request_id=request_id):
             # Submitted before, and this message came back before it was acknowledged: the cells are on their way.
-            if _mark(job_id) == "submitted":
+            if patiently(lambda: _mark(job_id)) == "submitted":
                 return
-            cells = pipeline.prepare(job_id)
+            cells = patiently(lambda: pipeline.prepare(job_id))
             if not cells:
-                pipeline.assemble(job_id)
+                patiently(lambda: pipeline.assemble(job_id))
                 return
             ids = {"job_id": job_id, "request_id": request_id}
             body = assemble.s(**ids).on_error(fail.s(**ids))
@@ -51,15 +76,15 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
     @app.task(name=messages.CELL)
     def cell(job_id: str, request_id: str, side: str, model: str) -> dict[str, Any]:
         with bind_context(job_id=job_id, request_id=request_id):
-            return pipeline.cell(job_id, side, model)
+            return patiently(lambda: pipeline.cell(job_id, side, model))
 
     @app.task(name=messages.ASSEMBLE, ignore_result=True)
     def assemble(outcomes: list[dict[str, Any]], job_id: str, request_id: str) -> None:
         # The outcomes only complete the chord; the store has the same records and survives a lost result.
         with bind_context(job_id=job_id, request_id=request_id):
-            pipeline.assemble(job_id)
+            patiently(lambda: pipeline.assemble(job_id))
 
     @app.task(name=messages.FAIL, ignore_result=True)
     def fail(*error: Any, job_id: str, request_id: str) -> None:
         with bind_context(job_id=job_id, request_id=request_id):
-            pipeline.fail(job_id, detail=str(error[1:2] or error)[:500])
+            patiently(lambda: pipeline.fail(job_id, detail=str(error[1:2] or error)[:500]))

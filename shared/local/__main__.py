@@ -8,11 +8,13 @@ smoke  check whatever runs at BASE_URL: health, then one job
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
@@ -21,13 +23,15 @@ from shared.local.client import check_health, fetch_outputs, send_job
 from shared.local.redis_server import free_port
 from shared.local.sheet import write_sheet
 from shared.local.stack import ChildDiedError, LocalStack
-from shared.settings import Settings
+from shared.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tests" / "data" / "samples"
 _RUN_DIR = ROOT / ".run"
-#: A worker that dies more often than this in one `up` has a fault that restarting does not mend.
+#: A worker that dies more often than this in a row has a fault that restarting does not mend.
 _WORKER_RESTARTS = 5
+#: After this long without a death (s) the count begins anew.
+_HEALTHY_S = 120.0
 
 
 def main() -> int:
@@ -56,6 +60,8 @@ def _environment() -> dict[str, str]:
     Containers' addresses mean nothing here, so REDIS_URL is always our own.
     """
     env = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value is not None}
+    if urlsplit(env.get("BASE_URL", "")).hostname in ("127.0.0.1", "localhost"):
+        del env["BASE_URL"]  # compose's loopback address; ours follows from API_PORT
     env |= os.environ
     env.pop("REDIS_URL", None)
     return env
@@ -71,7 +77,8 @@ def demo(env: Mapping[str, str]) -> int:
         "MODELS_DIR": str(ROOT / "models"),
     }
     env.pop("BASE_URL", None)
-    with LocalStack(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=_RUN_DIR / "demo") as stack:
+    port = free_port()
+    with LocalStack(ROOT, env, host="127.0.0.1", port=port, run_dir=_RUN_DIR / f"demo-{port}") as stack:
         _start(stack)
         front, back = SAMPLES / "front.png", SAMPLES / "back.jpg"
         print(f"\nPOST {stack.base_url}/process   front={front.name}  back={back.name}")
@@ -88,17 +95,20 @@ def demo(env: Mapping[str, str]) -> int:
         if len(files) != 4:
             raise FatalError(f"The job delivered {len(files)} of 4 cutouts")
         print("\nStopping API, worker and Redis ...", end=" ", flush=True)
+    shutil.rmtree(_RUN_DIR / f"demo-{port}", ignore_errors=True)  # kept when the demo fails: its logs say why
     print("done.")
     return 0
 
 
 def up(env: Mapping[str, str]) -> int:
     """The stack until Ctrl-C."""
-    settings = Settings(**{})
-    host = env.get("API_HOST", settings.api_host)
-    port = int(env.get("API_PORT", settings.api_port))
+    given = {name: env[name.upper()] for name in Settings.model_fields if env.get(name.upper())}
+    settings = load_settings(**given)
+    port = settings.api_port
     env = {"LOG_FORMAT": "text", **env}
-    with LocalStack(ROOT, env, host=host, port=port, run_dir=_RUN_DIR / "local", to_terminal=True) as stack:
+    # A folder per port: two stacks of one checkout must not share a Redis file.
+    run_dir = _RUN_DIR / f"local-{port}"
+    with LocalStack(ROOT, env, host=settings.api_host, port=port, run_dir=run_dir, to_terminal=True) as stack:
         stack.check_port()
         _start(stack)
         print(
@@ -113,15 +123,17 @@ def up(env: Mapping[str, str]) -> int:
 
 
 def _keep_up(stack: LocalStack) -> None:
-    restarts = 0
+    restarts, last_s = 0, 0.0
     while True:
         time.sleep(0.5)
+        if time.monotonic() - last_s > _HEALTHY_S:
+            restarts = 0
         try:
             stack.check()
         except ChildDiedError as exc:
             if stack.worker is None or stack.worker.process.poll() is None or restarts == _WORKER_RESTARTS:
                 raise
-            restarts += 1
+            restarts, last_s = restarts + 1, time.monotonic()
             print(f"{exc} Restarting it ({restarts} of {_WORKER_RESTARTS}).", file=sys.stderr, flush=True)
             stack.restart_worker()
 

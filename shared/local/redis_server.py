@@ -6,9 +6,12 @@ wrapper class left servers running after exit).
 
 import atexit
 import contextlib
+import ctypes
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +19,8 @@ from types import TracebackType
 from typing import Self
 
 import redis
+
+_PR_SET_PDEATHSIG = 1
 
 
 def find_redis_server() -> str | None:
@@ -35,6 +40,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def die_with_parent() -> None:
+    """Have the kernel stop this child when its parent is gone, even after kill -9 (for `preexec_fn`, Linux only)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class RedisServer:
@@ -66,13 +76,22 @@ class RedisServer:
         assert self._process is not None, "the server is not running"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self, deadline_s: float = 15) -> Self:
         """Start the server and return when it answers."""
         command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._dir), "--save", ""]
         command += ["--appendonly", "yes" if self._persist else "no", "--appendfsync", "everysec"]
         with (self._dir / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
         deadline = time.monotonic() + deadline_s
         with redis.Redis(port=self.port) as client:

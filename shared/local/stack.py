@@ -1,6 +1,6 @@
 """Start and stop Redis, worker and API on this machine, in the order they need each other."""
 
-import ctypes
+import errno
 import signal
 import socket
 import subprocess
@@ -15,14 +15,13 @@ from typing import IO, Self
 import requests
 
 from shared.errors import FatalError
-from shared.local.redis_server import RedisServer, find_redis_server
+from shared.local.redis_server import RedisServer, die_with_parent, find_redis_server
 
 #: Longest time each part may take to become ready (s). A large checkpoint on a slow disk takes the worker a while.
 _API_READY_S = 60.0
 _WORKER_READY_S = 300.0
 #: How long a part may take to stop by itself (s) before it is killed.
 _STOP_S = 90.0
-_PR_SET_PDEATHSIG = 1
 
 
 class ChildDiedError(FatalError):
@@ -46,7 +45,7 @@ class Child:
             stdout=self._log,
             stderr=subprocess.STDOUT if self._log else None,
             start_new_session=True,  # Ctrl-C reaches only us, and we stop the parts in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
 
     def check(self) -> None:
@@ -96,7 +95,7 @@ class LocalStack:
         """
         self._root, self._run_dir, self._to_terminal = root, run_dir, to_terminal
         self.host, self.port = host, port
-        self.base_url = f"http://{host}:{port}"
+        self.base_url = f"http://{reachable(host)}:{port}"
         self.env = {
             "BASE_URL": self.base_url,
             **env,
@@ -118,11 +117,17 @@ class LocalStack:
 
     def check_port(self) -> None:
         """Raise FatalError when somebody listens on the API's port."""
-        with socket.socket() as probe:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        except socket.gaierror as exc:
+            raise FatalError(f"API_HOST={self.host} is not an address of this machine: {exc.strerror}") from exc
+        with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self.host, self.port))
+                probe.bind(address)
             except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:
+                    raise FatalError(f"Nothing can listen on {self.host}, port {self.port}: {exc.strerror}") from exc
                 raise FatalError(
                     f"Port {self.port} on {self.host} is busy ({exc.strerror}); is `make local` running already? "
                     "Stop it there with Ctrl-C, or choose another port: API_PORT=8002 make local"
@@ -161,7 +166,9 @@ class LocalStack:
         self._wait(f"{self.base_url}/ready", self.worker, _WORKER_READY_S)
 
     def check(self) -> None:
-        """Raise ChildDiedError if worker or API has ended."""
+        """Raise ChildDiedError if a part has ended."""
+        if self.redis is not None and not self.redis.is_running:
+            raise ChildDiedError(f"Redis has ended; its log is {self._run_dir / 'redis' / 'redis.log'}.")
         for child in (self.worker, self.api):
             if child is not None:
                 child.check()
@@ -184,9 +191,10 @@ class LocalStack:
             if time.monotonic() > deadline:
                 tail = child.log_tail() if child else ""
                 raise FatalError(f"{url} was not ready after {timeout_s:.0f} s.{tail}")
-            time.sleep(0.1)
+            time.sleep(0.25)
 
 
-def _die_with_parent() -> None:
-    """Have the kernel stop this child when its parent is gone, even after kill -9."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def reachable(host: str) -> str:
+    """Where a client on this machine finds a server that listens on `host`; bracketed for URLs where it must be."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"[{host}]" if ":" in host else host

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,20 @@ def assert_right(png: bytes, side: str) -> None:
     assert not cutout[cutout[..., 3] == 0].any()
 
 
+def descendants(pid: int) -> set[int]:
+    """Process ids of all children, their children and so on."""
+    found: set[int] = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            continue
+        if parent == pid:
+            child = int(path.parent.name)
+            found |= {child} | descendants(child)
+    return found
+
+
 def test_a_job_by_curl_as_the_readme_shows_it(stack: Stack) -> None:
     """Given the README's lines, when they run against this stack, then all four cutouts are right."""
     if shutil.which("curl") is None:
@@ -114,7 +129,7 @@ def test_an_asynchronous_job_is_polled_to_its_end(stack: Stack) -> None:
         stack.process,
     )
     assert envelope["progress"] == {"done": 2, "total": 2}
-    assert envelope["result"]["front_rmbg"] is None if "front_rmbg" in envelope["result"] else True
+    assert "front_rmbg" not in envelope["result"]
     assert set(envelope["cells"]) == {"back_rmbg", "back_birefnet"}
 
 
@@ -161,13 +176,9 @@ def test_a_second_start_on_the_busy_port_says_so(stack: Stack) -> None:
 
 def test_a_killed_worker_is_started_again(stack: Stack) -> None:
     def worker_pids() -> list[int]:
-        children = subprocess.run(
-            ["pgrep", "-P", str(stack.process.popen.pid), "-f", "[-]m worker"], capture_output=True, text=True
-        )
-        return [int(pid) for pid in children.stdout.split()]
+        own = descendants(stack.process.popen.pid)
+        return [pid for pid in own if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0-m\0worker\0")]
 
-    if shutil.which("pgrep") is None:
-        pytest.skip("pgrep is not installed")
     (before,) = worker_pids()
     os.kill(before, signal.SIGKILL)
     wait_for("another worker", lambda: any(pid != before for pid in worker_pids()), stack.process)
@@ -177,21 +188,53 @@ def test_a_killed_worker_is_started_again(stack: Stack) -> None:
 
 def test_ctrl_c_stops_all_of_it(stack: Stack) -> None:
     """Runs last in this module: the stack is gone afterwards."""
+    children = descendants(stack.process.popen.pid)
+    assert len(children) >= 3  # Redis, worker, API
     stack.process.popen.send_signal(signal.SIGINT)
     assert stack.process.popen.wait(60) == 0, stack.process.log[-3000:]
     assert "Everything is stopped." in stack.process.log
     assert "Traceback" not in stack.process.log
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", stack.port)) != 0
-    left = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    assert str(stack.outputs) not in left
-    assert not [line for line in left.splitlines() if f":{stack.port}" in line]
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_redis_that_has_died_stops_the_stack_with_the_reason(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    with stack.process:
+        (redis,) = [
+            pid
+            for pid in descendants(stack.process.popen.pid)
+            if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(redis, signal.SIGKILL)
+        assert stack.process.popen.wait(60) == 1
+        assert "Redis has ended" in stack.process.log
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("API_PORT", "abc"), ("WORKER_THREADS", "0"), ("MAX_SYNC_WAITS", "99"), ("BASE_URL", "x")]
+)
+def test_wrong_settings_are_named_before_anything_starts(tmp_path: Path, variable: str, value: str) -> None:
+    env = {variable: value}
+    with python("stack", "-m", "shared.local", "up", env=env, log_dir=tmp_path) as stack:
+        assert stack.popen.wait(60) == 1
+        assert "Settings are wrong" in stack.log
+        assert variable in stack.log
+        assert "Traceback" not in stack.log
+        assert "[1/3]" not in stack.log
 
 
 @pytest.mark.slow
 def test_demo_does_the_main_job_and_leaves_nothing_running(tmp_path: Path) -> None:
     with python("demo", "-m", "shared.local", "demo", env={}, log_dir=tmp_path) as demo:
-        assert demo.popen.wait(180) == 0, demo.log
+        children: set[int] = set()
+        while demo.popen.poll() is None:
+            children |= descendants(demo.popen.pid)
+            time.sleep(0.1)
+        assert demo.popen.returncode == 0, demo.log
+        assert len(children) >= 3
+        assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
         paths = re.findall(r"^  (?:front|back)_\w+ +(.+\.png)$", demo.log, re.MULTILINE)
         assert len(paths) == 4
         for path in paths:

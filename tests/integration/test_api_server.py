@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,27 @@ def test_a_body_without_a_length_is_limited_too(settings: Settings, tmp_path: Pa
             assert (reply.status_code, reply.json()["code"]) == (413, "request_too_large")
         except requests.ConnectionError:
             assert "request_too_large" in server.log  # the answer came while we were still sending
+    finally:
+        server.close()
+
+
+def test_clients_that_stop_in_mid_request_are_given_up(settings: Settings, tmp_path: Path) -> None:
+    """Given more unfinished bodies than web threads, when their time is over, then each gets its error."""
+    server = Server(settings, tmp_path / "api.log", API_THREADS="4", MAX_SYNC_WAITS="2", UPLOAD_STALL_S="0.5")
+    try:
+        eventually(server.is_live, 60)
+        stalled = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(8)]
+        for connection in stalled:
+            connection.sendall(
+                b"POST /process HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
+            )
+        assert server.is_live()
+        for connection in stalled:
+            connection.settimeout(20)
+            reply = b"".join(iter(lambda c=connection: c.recv(4096), b""))  # type: ignore[misc]
+            connection.close()
+            assert reply.startswith(b"HTTP/1.1 400 ")
+            assert b"ended too early" in reply
     finally:
         server.close()
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import torch
 from PIL import Image
 
@@ -229,6 +231,13 @@ class TestAWorker:
         service.wait(service.submit({"front": picture(9)}))  # whatever the second delivery does is over by now
         assert len(service.final_events(job_id)) == 1
 
+    def test_jobs_leave_no_subscriptions_in_redis(self, service: Service, redis_server: RedisServer) -> None:
+        for seed in range(3):
+            service.wait(service.submit({"front": picture(40 + seed)}))
+        with redis.Redis(port=redis_server.port) as client:
+            # Fan-out channels of the worker's own remote control are few and do not grow.
+            assert [name for name in client.pubsub_channels() if b"celery-task-meta" in name] == []
+
     def test_a_finished_job_leaves_only_its_cutouts(self, service: Service) -> None:
         job = service.wait(service.submit({"front": picture(10)}))
         outputs = service.settings.outputs_dir
@@ -256,6 +265,36 @@ def test_a_job_whose_worker_is_killed_in_mid_forward_is_finished_by_the_next(ser
         side, model = name.split("_")
         assert_is_own(service.png(job, name), sides[side], model)
     assert len(service.final_events(job_id)) == 1
+
+
+def test_a_redis_that_is_away_for_seconds_costs_no_finished_cell(tmp_path: Path) -> None:
+    """Given cells in mid-forward, when Redis stops, they end, and it comes back, then the job succeeds, once."""
+    with RedisServer(persist=True) as server:
+        settings = load_settings(redis_url=server.url, outputs_dir=tmp_path / "outputs", base_url="http://x.test")
+        store = Store.from_settings(settings)
+        service = Service(settings, store, tmp_path)
+        try:
+            worker = service.start_worker()
+            (service.gate / "hold-birefnet").touch()
+            job_id = service.submit({"front": picture(15)})
+            wait_for("a forward pass", (service.gate / "entered-birefnet").exists, worker)
+            wait_for("the other cell", lambda: store.get(job_id).cells["front_rmbg"].status == "succeeded", worker)
+            server.stop()
+            (service.gate / "hold-birefnet").unlink()
+            wait_for("the outage to be noticed", lambda: "redis_away" in worker.log, worker)
+            server.start()
+            if worker.popen.poll() is not None:  # its supervisor's part
+                service.start_worker()
+            deadline = time.monotonic() + 60
+            while not store.get(job_id).is_final and time.monotonic() < deadline:
+                if worker.popen.poll() is not None:
+                    worker = service.start_worker()
+                time.sleep(0.1)
+            assert store.get(job_id).status == JobStatus.SUCCEEDED, worker.log[-6000:]
+            assert len(service.final_events(job_id)) == 1
+        finally:
+            service.close()
+            store.close()
 
 
 def test_a_worker_told_to_stop_finishes_what_it_has_begun(service: Service) -> None:

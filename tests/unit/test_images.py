@@ -121,8 +121,14 @@ class TestDecoding:
         [b"", b"text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n", b"GIF89a"],
     )
     def test_what_is_not_a_picture_is_named_so(self, data: bytes) -> None:
-        with pytest.raises(SourceNotAnImage):
+        with pytest.raises(SourceNotAnImage, match=r"not a picture in a known format \(PNG, JPEG|damaged|is empty"):
             decode(data, pixel_limit=LIMIT)
+
+    def test_text_is_told_what_formats_there_are(self) -> None:
+        with pytest.raises(
+            SourceNotAnImage, match=r"not a picture in a known format \(PNG, .*begins with b'some text'"
+        ):
+            decode(b"some text", pixel_limit=LIMIT)
 
     @given(st.integers(0, 2**32 - 1), st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"]))
     @settings(deadline=None, max_examples=150)

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import trustme
 
 from shared.errors import (
     AppError,
@@ -233,6 +235,20 @@ class TestLimits:
     def test_a_server_that_drips_is_cut_off_when_the_time_is_over(self, server: Server, path: str) -> None:
         with pytest.raises(SourceTimeout):
             download(f"{server.url}/{path}", allowing("127.0.0.1", download_timeout_s=0.5))
+
+    def test_one_behind_tls_is_cut_off_too(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        authority, trusted = trustme.CA(), tmp_path / "authority.pem"
+        authority.cert_pem.write_to_path(str(trusted))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(trusted))
+        url = f"https://localhost:{server.server_port}"
+        assert download(f"{url}/good", allowing("localhost")) == BODY
+        with pytest.raises(SourceTimeout):
+            download(f"{url}/drip", allowing("localhost", download_timeout_s=1))
 
     def test_a_server_that_never_answers_is_left(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:

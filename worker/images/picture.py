@@ -18,7 +18,7 @@ from shared.errors import SourceNotAnImage, SourceTooLarge
 Pixels = npt.NDArray[np.uint8]
 
 #: Formats a side may come in. Pillow knows many more; each is attack surface that no print shop needs.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 
 # Our own limit applies (settings.pixel_limit_mp) and gives our own error; Pillow's would warn first.
 Image.MAX_IMAGE_PIXELS = None
@@ -79,8 +79,7 @@ def decode(data: bytes, *, pixel_limit: int) -> Picture:
             raise
         except UnidentifiedImageError as exc:
             raise SourceNotAnImage(
-                f"the source is not a picture in a known format ({', '.join(FORMATS[:-1])}); "
-                f"it begins with {data[:12]!r}"
+                f"the source is not a picture in a known format ({', '.join(FORMATS)}); it begins with {data[:12]!r}"
             ) from exc
         # Decoders of damaged files raise many kinds; each means the same to the caller.
         except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, ArithmeticError) as exc:

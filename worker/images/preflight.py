@@ -53,8 +53,10 @@ NEARLY_EMPTY, NEARLY_FULL, FULL = 0.0005, 0.95, 0.995
 BORDER_WARN = 0.005
 #: Share of the art that may be thinner than LINE_MM before it is more than a detail.
 THIN_FAIL = 0.05
-#: Islands are counted on a copy of at most this many pixels.
-_ISLAND_PIXELS = 4_000_000
+#: Connected parts are looked for on a copy of at most about this many pixels: the full size takes 200 ms of labelling.
+_POOL_PIXELS = 4_000_000
+#: Parts of that copy that are looked at in full size before all of it is.
+_CLOSE_LOOKS = 8
 #: Small islands whose exact size is looked up at full size; dust beyond that is counted by its size on the copy.
 _EXACT_ISLANDS = 5_000
 #: Widest line that is measured, in px: 4 mm at 300 dpi.
@@ -348,10 +350,7 @@ def _islands(alpha: Plane, size: PrintSize) -> Check:
     pixel is the largest of its block, so pieces less than a block apart (2 px on 4500x5400, a quarter of the narrowest
     printable gap) count as one; a small piece is then measured at full size.
     """
-    block = max(1, math.ceil(math.sqrt(alpha.size / _ISLAND_PIXELS)))
-    pooled = alpha
-    if block > 1:
-        pooled = _plane(cv2.dilate(alpha, np.ones((block, block), np.uint8), anchor=(0, 0)))[::block, ::block]
+    pooled, block = _pooled(alpha)
     count, _, stats, _ = cv2.connectedComponentsWithStats(_at_least(pooled, 1), connectivity=8)
     boxes = stats[1:, :4] * block  # left, top, width, height; row 0 is the background
     areas = stats[1:, cv2.CC_STAT_AREA]
@@ -428,7 +427,7 @@ def _thinnest(shape: Plane, minimum: float, limit: float) -> float | None:
     while previous < limit and min(shape.shape) > 0:
         level = _at_least(shape, INSIDE)
         for disc in range(first, 7):
-            if _longest_side(_thin(level, disc)) >= 3 * disc:
+            if _has_part(_thin(level, disc), 3 * disc):
                 return previous
             previous = float(disc * reduction)
             if previous >= limit:
@@ -452,13 +451,41 @@ def _thin(shape: Plane, disc: int) -> Plane:
     return _plane(cv2.subtract(shape, _grown(_shrunk(shape, kernel), disc)))
 
 
-def _longest_side(shape: Plane) -> int:
-    """Longest box side of the connected parts of a 0/255 plane, in px; 0 when it is empty."""
+def _has_part(shape: Plane, length: int) -> bool:
+    """Is a connected part of a 0/255 plane at least so many px wide or high?"""
     x, y, w, h = cv2.boundingRect(shape)
-    if not w:
-        return 0
-    _, _, stats, _ = cv2.connectedComponentsWithStats(shape[y : y + h, x : x + w], connectivity=8)
-    return int(stats[1:, 2:4].max())
+    if max(w, h) < length or cv2.countNonZero(shape) < length:
+        return False
+    shape = shape[y : y + h, x : x + w]
+    pooled, block = _pooled(shape)
+    sides, boxes = _parts(pooled)
+    if block == 1:
+        return bool(sides.max() >= length)
+    # Pooling only joins: no part is longer than its pooled part, and inside the pooled part's box it is whole.
+    likely = np.argsort(-sides)[: int((sides * block >= length).sum())]
+    if likely.size > _CLOSE_LOOKS:
+        likely, rest = likely[:_CLOSE_LOOKS], True
+    else:
+        rest = False
+    for left, top, width, height in boxes[likely] * block:
+        if _parts(shape[top : top + height, left : left + width])[0].max() >= length:
+            return True
+    return rest and bool(_parts(shape)[0].max() >= length)
+
+
+def _parts(shape: Plane) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Of the connected parts: (n,) longer side and (n, 4) box as left, top, width, height."""
+    _, _, stats, _ = cv2.connectedComponentsWithStats(shape, connectivity=8)
+    boxes = np.asarray(stats[1:, :4], np.int32)
+    return boxes[:, 2:].max(axis=1, initial=0), boxes
+
+
+def _pooled(plane: Plane) -> tuple[Plane, int]:
+    """A copy of at most about _POOL_PIXELS whose pixels are the largest of a block, and the side of that block."""
+    block = max(1, math.ceil(math.sqrt(plane.size / _POOL_PIXELS)))
+    if block == 1:
+        return plane, 1
+    return _plane(cv2.dilate(plane, np.ones((block, block), np.uint8), anchor=(0, 0)))[::block, ::block], block
 
 
 def _halo(rgba: npt.NDArray[np.uint8], alpha: Plane) -> Check:
