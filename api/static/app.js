@@ -167,6 +167,7 @@ function showJob(job) {
   $("#status").textContent = `${STATUS[job.status]}${place} (${done} of ${total}${seconds})`;
   Object.assign($("#progress"), { value: done, max: total, hidden: FINAL.has(job.status) });
   for (const [name, cell] of Object.entries(job.cells)) showCell(name, cell, job);
+  for (const [side, opinion] of Object.entries(job.result?.sides ?? {})) showOpinion(side, opinion);
   if (job.error) showProblem(`${job.error.detail}\n${job.error.code}, job ${job.job_id}`);
 }
 
@@ -218,12 +219,42 @@ function showCell(name, record, job) {
       record.bytes && (record.bytes < 1e6 ? `${Math.ceil(record.bytes / 1e3)} kB` : `${(record.bytes / 1e6).toFixed(1)} MB`),
       record.seconds !== null && `${record.seconds.toFixed(1)} s`,
     ].filter(Boolean).join(" · ");
+    showPreflight(cell, record.preflight);
   } else if (status === "failed") {
     const failed = document.createElement("p");
     failed.className = "failed";
     const error = record.error || job.error;
     failed.textContent = error ? `${error.detail} (${error.code})` : "No cutout";
     $(".wait", cell)?.replaceWith(failed);
+  }
+}
+
+// What a printer would check: the worst level first, every sentence on demand.
+function showPreflight(cell, preflight) {
+  const place = $(".preflight", cell);
+  if (!place) return;
+  place.hidden = !preflight;
+  if (!preflight) return;
+  const wrong = preflight.checks.filter((check) => check.level !== "ok").length;
+  place.dataset.level = preflight.level;
+  $("summary", place).textContent = wrong ? `Print check: ${wrong} to look at` : "Print check: all good";
+  $("ul", place).replaceChildren(...preflight.checks.map((check) => {
+    const item = document.createElement("li");
+    item.dataset.level = check.level;
+    item.textContent = check.message;
+    return item;
+  }));
+}
+
+function showOpinion(side, opinion) {
+  const row = rowFor(side), place = $(".opinion", row);
+  const agreement = opinion.agreement === null ? "" : `The models agree on ${(100 * opinion.agreement).toFixed(1)} %. `;
+  const review = opinion.needs_review ? `Please look: ${opinion.review_reason} ` : "";
+  place.textContent = `${agreement}${review}${opinion.recommended ? `Recommended: ${opinion.recommended}. ${opinion.reason}` : ""}`;
+  place.dataset.review = opinion.needs_review;
+  place.hidden = !place.textContent;
+  for (const cell of row.querySelectorAll(".cell")) {
+    cell.classList.toggle("recommended", cell.dataset.cell === `${side}_${opinion.recommended}`);
   }
 }
 

@@ -121,7 +121,10 @@ class Answered:
         self._service = service
 
     def __call__(self, **options: Any) -> Job:
-        return self._service.wait(self._service.submit({"front": picture(21, 200, 160)}, options=options))
+        return self.send(picture(21, 200, 160), **options)
+
+    def send(self, data: bytes, models: tuple[str, ...] = ("rmbg", "birefnet"), **options: Any) -> Job:
+        return self._service.wait(self._service.submit({"front": data}, models, options))
 
     def open(self, url: str | None) -> Image.Image:
         assert url is not None
@@ -362,6 +365,14 @@ class TestOptions:
             assert cell.print is not None
             assert cell.print["upscaled"] is False
             assert cell.print["scale"] <= 1
+
+    @pytest.mark.slow
+    def test_24_megapixel_pictures_go_in_and_come_out(self, answered: Answered) -> None:
+        job = answered.send(picture(22, 4500, 5400), models=("rmbg",), print={"alpha": "hard"})
+        (cell,) = job.cells.values()
+        assert (cell.width, cell.height) == (4500, 5400)
+        assert answered.open(cell.url).size == (4500, 5400)
+        assert answered.open(cell.files["print"]).size == (4500, 5400)
 
     def test_every_cell_has_its_preflight_and_every_side_its_opinion(self, answered: Answered) -> None:
         job = answered()
