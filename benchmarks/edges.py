@@ -10,7 +10,6 @@ import functools
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.pixels import median_ms
 from worker.images import clean_colours
 
 Array = np.ndarray[Any, Any]
@@ -77,16 +77,6 @@ def reference(composite: Array, alpha: Array) -> Array:
     return np.asarray(estimate_foreground_ml(composite / 255, alpha)) * 255
 
 
-def median_ms(run: Callable[[], object], repeats: int) -> float:
-    run()  # compilation and first touches
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - started) * 1000)
-    return statistics.median(times)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4)
@@ -113,6 +103,7 @@ def main() -> int:
         fore, alpha, composite = scene(size, "hair", 0)
         for name in ("ours", "pymatting"):
             run = functools.partial(methods[name], composite, alpha)
+            run()  # compilation and first touches
             report["ms"][f"{size}/{name}"] = median_ms(run, 3)
             print(f"{size}x{size} {name:10} {report['ms'][f'{size}/{name}']:8.0f} ms")
     print(json.dumps(report))
