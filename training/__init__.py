@@ -1,0 +1,1 @@
+"""Training of the starter weights: assets, generated pictures, losses, the training loop and its evaluation."""
