@@ -94,9 +94,10 @@ def main() -> int:
     parser.add_argument("--generated", type=int, default=0, help="use N fresh held-out pictures instead of the set")
     parser.add_argument("--size", type=int, default=CONFIGS["starter"].input_size, help="side of the input, pixels")
     parser.add_argument("--weights", type=Path, nargs="*", help="checkpoints (default: both starter weights)")
+    parser.add_argument("--threads", type=int, default=1, help="more than one only on an otherwise idle machine")
     parser.add_argument("--json", type=Path, help="write the scores here")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     if options.generated:
         assets = load_assets("heldout")
         pairs = [sample(assets, 7, index, 480) for index in range(options.generated)]

@@ -1,9 +1,9 @@
 """Train the starter weights: a base first, then one short fine-tuning per role.
 
     python -m training.train --publish                      # all three, then into models/starter
-    python -m training.train --role base --minutes 45
-    python -m training.train --role rmbg --minutes 27 --threads 1
-    python -m training.train --role birefnet --minutes 27 --threads 1
+    python -m training.train --role base --minutes 63
+    python -m training.train --role rmbg --minutes 8 --publish
+    python -m training.train --role birefnet --minutes 8 --publish
 
 The picture size grows during a run (`SCHEDULES`): small pictures give many steps per minute while the network learns
 what a design is, large ones teach the edges at the end. A run stopped half-way goes on where it was. Pictures and
@@ -56,7 +56,7 @@ SCHEDULES = {
 PEAK_LR = {"base": 1.2e-3, "rmbg": 2e-4, "birefnet": 2e-4}
 #: Seeds far apart, so that roles and the base never see the same pictures.
 SEEDS = {"base": 101, "rmbg": 202, "birefnet": 303}
-#: Minutes of each run behind the weights in git, on two shared CPU cores; the roles ran side by side, a core each.
+#: Minutes of each run behind the weights in git, on two CPU cores shared with other work.
 MINUTES = {"base": 63.0, "rmbg": 8.0, "birefnet": 8.0}
 WARM_UP_STEPS = 60
 #: Share of the averaged weights kept per step; 0.995 averages over about 200 steps.

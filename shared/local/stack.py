@@ -98,6 +98,8 @@ class LocalStack:
         self.base_url = f"http://{reachable(host)}:{port}"
         self.env = {
             "BASE_URL": self.base_url,
+            # Spinning threads of two processes on few cores stop each other for minutes; sleeping ones do not.
+            "OMP_WAIT_POLICY": "PASSIVE",
             **env,
             "API_HOST": host,
             "API_PORT": str(port),

@@ -15,9 +15,10 @@ SIZE_LIMIT_BYTES = 12_000_000
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
+    """One thread: two would wait for each other for minutes when a second process computes on the same two cores."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
