@@ -6,7 +6,6 @@ import os
 # Before torch is imported: spinning threads of tests and workers would stop each other on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# ruff: noqa: E402
 import threading
 import time
 from collections.abc import Callable, Iterator
