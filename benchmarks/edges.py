@@ -36,7 +36,7 @@ def scene(size: int, kind: str, seed: int) -> tuple[Array, Array, Array]:
     fore = pattern()
     back = np.full((size, size, 3), rng.integers(0, 256, 3), np.float64) if kind != "photo" else pattern()
     if kind == "hair":
-        alpha = np.zeros((size, size), np.float32)
+        alpha: Array = np.zeros((size, size), np.float32)
         for _ in range(120):
             a, b = rng.integers(0, size, (2, 2))
             cv2.line(alpha, a.tolist(), b.tolist(), 1.0, 1 + size // 512, cv2.LINE_AA)

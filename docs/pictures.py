@@ -75,7 +75,8 @@ def _print_modes(base_url: str) -> None:
         options = {"models": ["birefnet"], "print": {"alpha": mode, "canvas": "1500x1800", "dpi": 150}}
         image = _fetch(_with_options(base_url, options)["cells"]["back_birefnet"]["files"]["print"])
         width, height = image.size
-        box = tuple(round(share * side) for share, side in zip(_DETAIL, (width, height) * 2, strict=True))
+        left, top, right, bottom = _DETAIL
+        box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
         shirt = Image.new("RGBA", image.size, (*_SHIRT, 255))
         detail = Image.alpha_composite(shirt, image).crop(box).convert("RGB")
         tiles.append((mode, detail.resize((420, round(420 * detail.height / detail.width)), Image.Resampling.LANCZOS)))

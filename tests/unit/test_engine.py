@@ -92,7 +92,7 @@ class TestAnEngine:
         exact = engine._net
 
         def overflowing(batch: torch.Tensor) -> torch.Tensor:
-            logits = exact(batch).clone()
+            logits: torch.Tensor = exact(batch).clone()
             logits[1, 0, 3, 3] = float("inf")
             return logits
 

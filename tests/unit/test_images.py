@@ -33,9 +33,12 @@ def gradient(width: int = 40, height: int = 30) -> Array:
 class TestDecoding:
     @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG", "AVIF"])
     def test_every_format_gives_rgb_of_the_right_size(self, kind: str) -> None:
-        options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 98}, "AVIF": {"quality": 98}}.get(
-            kind, {}
-        )
+        by_kind: dict[str, dict[str, Any]] = {
+            "WEBP": {"lossless": True},
+            "JPEG": {"quality": 98},
+            "AVIF": {"quality": 98},
+        }
+        options = by_kind.get(kind, {})
         picture = decode(saved(Image.fromarray(gradient()), kind, **options), pixel_limit=LIMIT)
         assert picture.rgb.shape == (30, 40, 3)
         assert picture.alpha is None
