@@ -38,8 +38,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m shared.local", description=__doc__.partition("\n")[0])
     parser.add_argument("command", choices=("demo", "up", "smoke"))
     command = parser.parse_args().command
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    # INT too: started in the background by a script it would be ignored, and nothing could stop the stack in order.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return {"demo": demo, "up": up, "smoke": smoke}[command](_environment())
     except FatalError as exc:
