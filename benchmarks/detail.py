@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from worker.images import Picture, mask_at_size, network_input
-from worker.images.detail import art_box, crop
+from worker.images import Picture, network_input
+from worker.images.detail import full_mask
 from worker.nets import CONFIGS, BiRefNet, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,14 +53,7 @@ def cut(net: BiRefNet, picture: Picture, size: int, detail: bool) -> torch.Tenso
         mask: torch.Tensor = net(network_input(part, size, torch.device("cpu")))[0, 0].sigmoid()
         return mask
 
-    mask = one(picture)
-    full = mask_at_size(mask, picture.height, picture.width)
-    box = art_box(mask, picture.height, picture.width) if detail else None
-    if box is not None:
-        top, left, bottom, right = box
-        full = torch.zeros_like(full)
-        full[top:bottom, left:right] = mask_at_size(one(crop(picture, box)), bottom - top, right - left)
-    return full
+    return full_mask(picture, one, detail=detail)
 
 
 def main() -> int:

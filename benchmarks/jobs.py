@@ -31,11 +31,7 @@ def main() -> int:
         env = {**os.environ, "MODEL_PROFILE": arguments.profile, "OUTPUTS_DIR": f"{folder}/outputs"}
         with LocalStack(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
             started = time.perf_counter()
-            stack.start_redis()
-            stack.start_worker()
-            stack.start_api()
-            stack.wait_for_api()
-            stack.wait_for_worker()
+            stack.start()
             start_s = time.perf_counter() - started
             first_s, replies, seconds = 0.0, [], []
             for run in range(arguments.runs + 1):

@@ -31,11 +31,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "MODEL_PROFILE": "starter", "OUTPUTS_DIR": f"{folder}/outputs"}
         with LocalStack(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
-            stack.start_redis()
-            stack.start_worker()
-            stack.start_api()
-            stack.wait_for_api()
-            stack.wait_for_worker()
+            stack.start()
             reply, _ = send_job(stack.base_url, FRONT, BACK, "readme")
             write_sheet(ROOT / "docs" / "cutouts.png", {"front": FRONT, "back": BACK}, fetch_outputs(reply))
             _contact_sheet(_with_options(stack.base_url, {"proofs": True}))

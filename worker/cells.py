@@ -17,8 +17,8 @@ from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
 from worker.budget import PixelBudget
 from worker.device import DeviceQueue, MaskEngine
-from worker.images import Picture, cut_out, encode_png, mask_at_size, network_input
-from worker.images.detail import art_box, crop
+from worker.images import Picture, cut_out, encode_png, network_input
+from worker.images.detail import full_mask
 from worker.images.holes import punch_holes
 from worker.images.preflight import preflight
 from worker.images.printing import PrintResult, PrintSpec, render_print
@@ -120,14 +120,7 @@ class CellMaker:
 
     def _mask(self, picture: Picture, engine: LoadedEngine, options: JobOptions, times: dict[str, float]) -> Tensor:
         """(H, W) float mask of a picture, on the engine's device."""
-        mask = self._pass(picture, engine, times)
-        full = mask_at_size(mask, picture.height, picture.width)
-        box = art_box(mask, picture.height, picture.width) if options.detail == "high" else None
-        if box is not None:
-            top, left, bottom, right = box
-            fine = self._pass(crop(picture, box), engine, times)
-            full = torch.zeros_like(full)
-            full[top:bottom, left:right] = mask_at_size(fine, bottom - top, right - left)
+        full = full_mask(picture, lambda part: self._pass(part, engine, times), detail=options.detail == "high")
         if options.holes == "auto":
             with _timed(times, "holes"):
                 full = torch.from_numpy(punch_holes(picture, full.cpu().numpy()).mask).to(full.device)
@@ -167,7 +160,7 @@ class CellMaker:
 
     def _proofs(self, job: Job, side: str, model: str, cutout: Pixels, options: JobOptions, record: CellRecord) -> None:
         small = shrink(cutout, PROOF_SIDE)
-        grounds = dict(zip(_PROOF_GROUNDS, _PROOF_GROUNDS, strict=True)) if options.proofs else {}
+        grounds = {name: name for name in _PROOF_GROUNDS} if options.proofs else {}
         if options.proof_background is not None:
             grounds["colour"] = options.proof_background
         for name, ground in grounds.items():

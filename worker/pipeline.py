@@ -188,11 +188,9 @@ class Pipeline:
         except JobNotFound:
             return
         log.error("canvas_failed", detail=detail)
-        if job.is_final:
-            pass
-        elif all(cell.status in FINAL_CELLS for cell in job.cells.values()):
+        if not job.is_final and all(cell.status in FINAL_CELLS for cell in job.cells.values()):
             self._finish(job)  # only the canvas broke: what the cells delivered is not lost with it
-        else:
+        elif not job.is_final:
             self._end(job, JobStatus.FAILED, None, InternalError("the job's steps were interrupted").to_record())
         self._prepared.remove(job_id)
 

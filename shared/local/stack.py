@@ -153,6 +153,14 @@ class LocalStack:
         self.api = self._child("api", command)
         self._exit.callback(self.api.stop)
 
+    def start(self) -> None:
+        """Start every part and return when all models are ready. Raises FatalError when one does not come up."""
+        self.start_redis()
+        self.start_worker()
+        self.start_api()
+        self.wait_for_api()
+        self.wait_for_worker()
+
     def restart_worker(self) -> None:
         """A new worker in place of one that has ended."""
         assert self.worker is not None

@@ -5,10 +5,13 @@ the resolution; cut out with a margin and passed again, it gets all of it (Zheng
 """
 
 import math
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from worker.images.picture import Picture
+from worker.images.tensors import mask_at_size
 
 #: Alpha above which a pixel of the coarse mask is art; low, so that faint parts are inside the box.
 _ART = 0.1
@@ -18,6 +21,26 @@ _MARGIN = 0.08
 _WORTH = 0.7
 
 Box = tuple[int, int, int, int]
+
+
+def full_mask(picture: Picture, run: Callable[[Picture], Tensor], *, detail: bool) -> Tensor:
+    """The mask of a picture at its own size, by one pass of the network or by two.
+
+    Args:
+        picture: the prepared side, or any part of one.
+        run: one pass: a picture to its (h, w) float mask in 0..1, of any size.
+        detail: look again at the art's box alone, where that gains enough.
+    Returns:
+        (H, W) float32 in 0..1, on the device of `run`'s masks; after a second pass 0 outside the box.
+    """
+    mask = run(picture)
+    box = art_box(mask, picture.height, picture.width) if detail else None
+    if box is None:
+        return mask_at_size(mask, picture.height, picture.width)
+    top, left, bottom, right = box
+    full = torch.zeros(picture.height, picture.width, device=mask.device)
+    full[top:bottom, left:right] = mask_at_size(run(crop(picture, box)), bottom - top, right - left)
+    return full
 
 
 def art_box(mask: Tensor, height: int, width: int) -> Box | None:
