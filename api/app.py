@@ -8,7 +8,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from api.errors import register_error_handlers
-from api.routes import health, jobs, outputs, pages, process
+from api.routes import events, health, jobs, outputs, pages, process
 from api.service import Service
 from shared.settings import Settings, load_settings
 
@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.upload_limit_bytes
     app.config["MAX_FORM_PARTS"] = 16
     app.extensions["service"] = service = Service.from_settings(settings)
-    for module in (process, jobs, outputs, health, pages):
+    for module in (process, jobs, events, outputs, health, pages):
         app.register_blueprint(module.routes)
     register_error_handlers(app)
     _register_hooks(app, service)

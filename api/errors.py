@@ -35,7 +35,14 @@ def error_classes() -> dict[str, type[AppError]]:
     return {error.code: error for error in leaves(AppError)}
 
 
-def problem(code: str, status: int, title: str, detail: str, members: Mapping[str, Any] | None = None) -> Response:
+def problem(
+    code: str,
+    status: int,
+    title: str,
+    detail: str,
+    members: Mapping[str, Any] | None = None,
+    retry_after_s: int | None = None,
+) -> Response:
     """A problem+json reply; 503 says when to try again."""
     body = {
         "type": f"/docs#{code}",
@@ -49,12 +56,12 @@ def problem(code: str, status: int, title: str, detail: str, members: Mapping[st
     reply = Response(json.dumps(body), status, content_type="application/problem+json")
     reply.headers["Cache-Control"] = "no-store"
     if status == 503:
-        reply.headers["Retry-After"] = str(RETRY_AFTER_S)
+        reply.headers["Retry-After"] = str(retry_after_s or RETRY_AFTER_S)
     return reply
 
 
 def error_problem(error: AppError) -> Response:
-    return problem(error.code, error.status, error.title, error.message)
+    return problem(error.code, error.status, error.title, error.message, retry_after_s=error.retry_after_s)
 
 
 def record_problem(record: Mapping[str, Any] | None, members: Mapping[str, Any]) -> Response:

@@ -6,6 +6,7 @@ cap on waits and one set of metrics. gthread finished 8 of 8 requests in flight 
 """
 
 import math
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,18 @@ control_socket_disable = True
 #: The heartbeat file on a disk that may block would get the process killed.
 if Path("/dev/shm").is_dir():  # noqa: S108
     worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+def post_worker_init(worker: Any) -> None:
+    """End open event streams on TERM: they would use up the grace time, and their clients ask again by themselves."""
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def close_streams(number: int, frame: Any) -> None:
+        worker.wsgi.extensions["service"].closing.set()
+        if callable(stop):
+            stop(number, frame)
+
+    signal.signal(signal.SIGTERM, close_streams)
 
 
 def pre_request(worker: object, req: Any) -> None:

@@ -107,10 +107,18 @@ def store_sources(asked: ProcessRequest, job_id: str, storage: FolderStorage, li
         if isinstance(value, str) and value[:5].lower() != "data:":
             sources[side] = Source(kind="url", url=value)
             continue
-        chunks = _data_uri_chunks(side, value) if isinstance(value, str) else _upload_chunks(value)
-        path = storage.write_work(job_id, f"{side}.upload", _limited(side, chunks, limit_bytes))
+        path = storage.write_work(job_id, f"{side}.upload", _limited(side, picture_chunks(side, value), limit_bytes))
         sources[side] = Source(kind="file", path=path)
     return sources
+
+
+def picture_chunks(side: str, value: str | FileStorage) -> Iterator[bytes]:
+    """The bytes of an upload or a data: URI, in parts.
+
+    Raises:
+        InvalidRequest: the data: URI is broken.
+    """
+    return _data_uri_chunks(side, value) if isinstance(value, str) else _upload_chunks(value)
 
 
 def _limited(side: str, chunks: Iterator[bytes], limit_bytes: int) -> Iterator[bytes]:

@@ -1,14 +1,16 @@
 """The two replies about a job: its envelope, and its result or error once it has ended."""
 
 import json
+from typing import Any
 
 from flask import Response
 
 from api.errors import record_problem
-from api.schemas import JobEnvelope, Links, Progress
+from api.schemas import JobEnvelope, JobList, JobSummary, Links, Progress
 from api.service import Service
 from shared.errors import StoreUnavailable
 from shared.jobs import FINAL_CELLS, Job, JobStatus
+from shared.store import Page
 
 
 def job_path(job_id: str) -> str:
@@ -17,23 +19,46 @@ def job_path(job_id: str) -> str:
 
 def envelope(service: Service, job: Job) -> JobEnvelope:
     """How the job stands, as clients see it."""
+    position = _queue_position(service, job)
     return JobEnvelope(
-        job_id=job.job_id,
-        id=job.id,
-        status=job.status,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        completed_at=job.completed_at,
-        queue_position=_queue_position(service, job),
-        progress=Progress(done=sum(cell.status in FINAL_CELLS for cell in job.cells.values()), total=len(job.cells)),
+        **_summary(service, job),
+        queue_position=position,
+        eta_seconds=_eta_s(service, job, position),
         cells=job.cells,
         result=job.result,
         error=job.error,
-        links=Links(
-            self=service.settings.base_url + job_path(job.job_id),
+    )
+
+
+def _summary(service: Service, job: Job) -> dict[str, Any]:
+    """What the envelope and an entry of a listing have in common."""
+    address = service.settings.base_url + job_path(job.job_id)
+    return {
+        "job_id": job.job_id,
+        "id": job.id,
+        "status": job.status,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "completed_at": job.completed_at,
+        "deadline": job.deadline,
+        "retry_of": job.retry_of,
+        "progress": Progress(done=sum(cell.status in FINAL_CELLS for cell in job.cells.values()), total=len(job.cells)),
+        "links": Links(
+            self=address,
+            events=f"{address}/events",
+            cancel=f"{address}/cancel",
+            retry=f"{address}/retry",
             outputs={name: cell.url for name, cell in job.cells.items() if cell.url},
         ),
-    )
+    }
+
+
+def list_reply(service: Service, page: Page) -> Response:
+    """A page of a listing."""
+    body = JobList(jobs=[JobSummary(**_summary(service, job)) for job in page.jobs], next_cursor=page.next_cursor)
+    reply = Response(body.model_dump_json(), content_type="application/json")
+    reply.headers["Cache-Control"] = "no-store"
+    return reply
 
 
 def envelope_reply(service: Service, job: Job, status: int) -> Response:
@@ -59,3 +84,13 @@ def _queue_position(service: Service, job: Job) -> int | None:
         return service.store.queue_position(job.job_id)
     except StoreUnavailable:
         return None  # a job that was just accepted is worth answering without its place
+
+
+def _eta_s(service: Service, job: Job, position: int | None) -> float | None:
+    if position is None:
+        return None
+    try:
+        open_cells = sum(cell.status not in FINAL_CELLS for cell in job.cells.values())
+        return service.store.pace.eta_s(position, open_cells)
+    except StoreUnavailable:
+        return None

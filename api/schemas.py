@@ -143,6 +143,9 @@ class Links(BaseModel):
     """Addresses that belong to a job; `outputs` has an entry for each finished cell."""
 
     self: str
+    events: str = Field(description="GET: what happens to it, as server-sent events")
+    cancel: str = Field(description="POST: end it")
+    retry: str = Field(description="POST: a new job for what it did not deliver")
     outputs: dict[str, str]
 
 
@@ -153,8 +156,8 @@ class Progress(BaseModel):
     total: int
 
 
-class JobEnvelope(BaseModel):
-    """How a job stands. `result` is the body of a 200 from POST /process, once there is one."""
+class JobSummary(BaseModel):
+    """A job in a listing."""
 
     job_id: str
     id: int | str
@@ -162,12 +165,29 @@ class JobEnvelope(BaseModel):
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
-    queue_position: int | None = Field(description="1 is the next; null when the job is not queued")
+    deadline: datetime | None = Field(description="It expires when it is not done by then (Cancel-After)")
+    retry_of: str | None = Field(description="The job that this one is a retry of")
     progress: Progress
+    links: Links
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobSummary]
+    next_cursor: str | None = Field(description="Send it as ?cursor= for the next page; null: there are no more")
+
+
+class JobEnvelope(JobSummary):
+    """How a job stands. `result` is the body of a 200 from POST /process, once there is one."""
+
+    queue_position: int | None = Field(description="1 is the next; null when the job is not queued")
+    eta_seconds: float | None = Field(
+        description="Seconds until a queued job is likely done, from measured times; null until there are any"
+    )
     cells: dict[str, CellRecord]
     result: dict[str, Any] | None
     error: dict[str, Any] | None
-    links: Links
 
 
 class ProcessReply(BaseModel):

@@ -20,6 +20,8 @@ class Service:
 
     Attributes:
         waits: one permit per request that may wait for its job at the same time.
+        streams: one permit per event stream that may be open at the same time.
+        closing: set when the server is told to stop, so that open streams end.
     """
 
     settings: Settings
@@ -27,6 +29,8 @@ class Service:
     storage: FolderStorage
     celery: Celery
     waits: threading.BoundedSemaphore
+    streams: threading.BoundedSemaphore
+    closing: threading.Event = field(default_factory=threading.Event)
     metrics: ApiMetrics = field(default_factory=ApiMetrics)
 
     @classmethod
@@ -38,6 +42,7 @@ class Service:
             storage=FolderStorage(settings.outputs_dir, settings.base_url),
             celery=make_celery(settings, "api"),
             waits=threading.BoundedSemaphore(settings.max_sync_waits),
+            streams=threading.BoundedSemaphore(settings.max_event_streams),
         )
 
 

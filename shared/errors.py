@@ -6,6 +6,7 @@
         InvalidJson                 400  invalid_json
         UnsupportedMediaType        415  unsupported_media_type
         RequestTooLarge             413  request_too_large
+        IdempotencyKeyReused             idempotency_key_reused
         SourceError                      a side's picture could not be used
           SourceUnreachable              source_unreachable
           SourceTimeout                  source_timeout
@@ -16,9 +17,18 @@
         JobNotFound                      job_not_found
         OutputNotFound                   output_not_found
         OutputExpired               410  output_expired
+        SourceExpired               410  source_expired
+      Conflict                      409  the job is not in a state for this
+        JobAlreadyFinal                  job_already_final
+        JobStillOpen                     job_still_open
+        NothingToRetry                   nothing_to_retry
+        JobCanceled                      job_canceled
       Unavailable                   503  try again later
         StoreUnavailable                 redis_unavailable
         ModelsNotReady                   models_not_ready
+        QueueFull                        queue_full
+        TooManyEventStreams              too_many_event_streams
+        JobExpired                  504  job_expired
       ProcessingFailed              500  the job was fine, we were not
         InferenceFailed                  inference_failed
         OutOfDeviceMemory                out_of_device_memory
@@ -40,6 +50,7 @@ class AppError(Exception):
         status: HTTP status a client gets when the error ends a request.
         title: the short, constant name of the kind of error (RFC 9457 `title`).
         retryable: True when the same request may succeed later.
+        retry_after_s: when to try again (s), where the error knows better than the API's default.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -47,9 +58,10 @@ class AppError(Exception):
     title: ClassVar[str] = "Internal error"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.retry_after_s = retry_after_s
 
     def to_record(self) -> dict[str, object]:
         """The error as it is stored in a job record and shown in a reply."""
@@ -78,6 +90,10 @@ class UnsupportedMediaType(InvalidInput):
 class RequestTooLarge(InvalidInput):
     status = 413
     code, title = "request_too_large", "Request too large"
+
+
+class IdempotencyKeyReused(InvalidInput):
+    code, title = "idempotency_key_reused", "Idempotency key reused"
 
 
 class SourceError(InvalidInput):
@@ -122,6 +138,32 @@ class OutputExpired(NotFound):
     code, title = "output_expired", "Output expired"
 
 
+class SourceExpired(NotFound):
+    status = 410
+    code, title = "source_expired", "Source expired"
+
+
+class Conflict(AppError):
+    status = 409
+    code, title = "conflict", "Conflict"
+
+
+class JobAlreadyFinal(Conflict):
+    code, title = "job_already_final", "Job has already ended"
+
+
+class JobStillOpen(Conflict):
+    code, title = "job_still_open", "Job has not ended yet"
+
+
+class NothingToRetry(Conflict):
+    code, title = "nothing_to_retry", "Nothing to retry"
+
+
+class JobCanceled(Conflict):
+    code, title = "job_canceled", "Job canceled"
+
+
 class Unavailable(AppError):
     status = 503
     code, title, retryable = "unavailable", "Service unavailable", True
@@ -133,6 +175,19 @@ class StoreUnavailable(Unavailable):
 
 class ModelsNotReady(Unavailable):
     code, title = "models_not_ready", "Models not ready"
+
+
+class QueueFull(Unavailable):
+    code, title = "queue_full", "Queue full"
+
+
+class TooManyEventStreams(Unavailable):
+    code, title = "too_many_event_streams", "Too many event streams"
+
+
+class JobExpired(Unavailable):
+    status = 504
+    code, title = "job_expired", "Job expired"
 
 
 class ProcessingFailed(AppError):

@@ -63,6 +63,7 @@ class CellRecord(BaseModel):
         files: public addresses of what the options added: print, underbase, thumbnail, proof_black, ...
         preflight: what a printer would check, each with a level and a sentence.
         print: what happened to the art on its way to the print canvas.
+        cached: True when it was not computed for this job but taken over from an earlier one.
         error: {"code", "detail", "retryable"} of a failed cell.
     """
 
@@ -77,6 +78,7 @@ class CellRecord(BaseModel):
     files: dict[str, str] = Field(default_factory=dict)
     preflight: dict[str, Any] | None = None
     print: dict[str, Any] | None = None
+    cached: bool = False
     error: dict[str, Any] | None = None
 
 
@@ -100,6 +102,10 @@ class Job(BaseModel):
     Attributes:
         id: the client's id, an integer or a string exactly as sent.
         created_at, started_at, completed_at: UTC.
+        deadline: the job expires when it is not done by then (UTC).
+        caller: name of the API key it came with, "" without keys; scopes the listings, the cache and idempotency keys.
+        retry_of: the job that this one repeats in part.
+        use_cache: cells may be taken over from earlier jobs.
         result: the body of the 200 reply, set when the job ends with at least one cutout.
         error: {"code", "detail", "retryable"} when the whole job failed.
     """
@@ -112,7 +118,11 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    deadline: datetime | None = None
     request_id: str = ""
+    caller: str = ""
+    retry_of: str | None = None
+    use_cache: bool = True
     sources: dict[Side, Source]
     models: tuple[str, ...]
     options: dict[str, Any] = Field(default_factory=dict)
@@ -123,6 +133,11 @@ class Job(BaseModel):
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the job is open past its deadline."""
+        return not self.is_final and self.deadline is not None and utc_now() >= self.deadline
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -157,8 +172,9 @@ def new_job(
     models: tuple[str, ...],
     options: dict[str, Any] | None = None,
     request_id: str = "",
+    **fields: Any,
 ) -> Job:
-    """A queued job with all of its cells queued, created now."""
+    """A queued job with all of its cells queued, created now; `fields` are those of the record that are rarer."""
     names = cell_names(tuple(sources), models)
     return Job(
         job_id=job_id,
@@ -168,5 +184,5 @@ def new_job(
         sources=sources,
         models=models,
         options=options or {},
-        cells={name: CellRecord() for name in names},
+        **{"cells": {name: CellRecord() for name in names}, **fields},
     )

@@ -10,7 +10,12 @@ from redis.exceptions import RedisError
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
 
+#: New jobs, in the order they came.
 QUEUE = "jobs"
+#: Steps of jobs that were begun. Workers empty it first: a job is finished before another is begun, or a burst of jobs
+#: would all be prepared, and wait on the disk, before the first of them gets its cells. The order is the alphabet's:
+#: this name must come before QUEUE.
+CELL_QUEUE = "cells"
 PLAN = "jobs.plan"
 CELL = "jobs.cell"
 ASSEMBLE = "jobs.assemble"
@@ -29,6 +34,7 @@ def make_celery(settings: Settings, name: str) -> Celery:
     app = Celery(name, broker=url, backend=url, set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
+        task_routes={task: {"queue": CELL_QUEUE} for task in (CELL, ASSEMBLE, FAIL)},
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
@@ -41,6 +47,7 @@ def make_celery(settings: Settings, name: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "queue_order_strategy": "sorted",
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
         },

@@ -23,6 +23,7 @@ class ApiMetrics:
         )
         self.jobs = Counter("cutout_jobs_accepted", "Jobs put into the queue", registry=self.registry)
         self.waits = Gauge("cutout_sync_waits", "Requests waiting for their job", registry=self.registry)
+        self.streams = Gauge("cutout_event_streams", "Event streams that are open", registry=self.registry)
         self.redis_up = Gauge("cutout_redis_up", "1 when Redis answers", registry=self.registry)
         self.queue_depth = Gauge("cutout_queue_depth", "Jobs no worker has begun", registry=self.registry)
         self.model_ready = Gauge(

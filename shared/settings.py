@@ -91,16 +91,32 @@ class Settings(BaseSettings):
     sync_wait_limit_s: float = Field(120, ge=0, le=600, description="Longest wait a client may ask for (s)")
     job_ttl_s: int = Field(86400, ge=60, le=31536000, description="Lifetime of a job record after its last change (s)")
 
+    max_queued_jobs: int = Field(
+        500, ge=1, le=1_000_000, description="Jobs that may wait for a worker; past it the answer is 503 queue_full"
+    )
+    source_ttl_s: int = Field(
+        3600, ge=0, le=31536000, description="How long sources of jobs that did not succeed are kept for a retry (s)"
+    )
+    result_cache_ttl_s: int = Field(
+        86400,
+        ge=0,
+        le=31536000,
+        description="How long after its last use a cell is given again for the same picture and options (s); 0: off",
+    )
+
     # --- API --------------------------------------------------------------------------------------------------
     api_host: str = Field("127.0.0.1", description="Address the API listens on")
     api_port: int = Field(8001, ge=1, le=65535, description="Port the API listens on")
-    api_threads: int = Field(32, ge=2, le=512, description="Web threads")
+    api_threads: int = Field(320, ge=2, le=2048, description="Web threads")
+    max_event_streams: int = Field(
+        64, ge=0, le=2000, description="Event streams at once; past it the answer is 503 too_many_event_streams"
+    )
     max_sync_waits: int = Field(
-        24,
+        200,
         ge=0,
-        le=500,
+        le=2000,
         validate_default=True,
-        description="Requests that may wait at once; past it the answer is 202. Fewer than API_THREADS",
+        description="Requests that may wait at once; past it the answer is 202. Less than API_THREADS minus streams",
     )
 
     # --- compose ----------------------------------------------------------------------------------------------
@@ -138,9 +154,13 @@ class Settings(BaseSettings):
     @field_validator("max_sync_waits")
     @classmethod
     def _leave_threads_for_other_routes(cls, value: int, info: ValidationInfo) -> int:
-        threads = info.data.get("api_threads", value + 1)
-        if value >= threads:
-            raise ValueError(f"make it less than API_THREADS={threads}, or waiting requests block every other route")
+        streams = info.data.get("max_event_streams", 0)
+        threads = info.data.get("api_threads", value + streams + 1)
+        if value + streams >= threads:
+            raise ValueError(
+                f"with MAX_EVENT_STREAMS={streams} make it less than API_THREADS={threads}, "
+                "or waiting requests block every other route"
+            )
         return value
 
     @field_validator("allow_private_sources")

@@ -1,18 +1,21 @@
 """Where result files and uploads live: a folder now, behind a small seam that an object store can fill later.
 
     outputs/design_{id}_{job_id}_{side}_{model}.png    results, under a name that only the job decides
-    outputs/.work/{job_id}/                            uploads and prepared sides, removed when the job ends
+    outputs/.work/{job_id}/                            uploads, prepared sides, small copies for review (*.npy); they
+                                                       go some time after the job has ended (worker/sweeper.py)
 
 Files are written beside their place and renamed, so a reader sees a whole file or none, and a task that runs twice
 leaves the same result.
 """
 
+import contextlib
 import errno
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -26,6 +29,10 @@ OUTPUT_NAME = re.compile(
 _WORK = ".work"
 _WORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9]{1,16})?")
 
+#: What link() says where a file system has no hard links, or the file too many of them.
+_NO_LINKS = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+_COPY_BYTES = 1 << 20
+
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -38,6 +45,11 @@ _REASONS = {
 def output_name(client_id: int | str, job_id: str, side: str, model: str, ext: str = "png") -> str:
     """`design_{id}_{job_id}_{side}_{model}.png`: derived from the job alone, so a second run overwrites the first."""
     return f"design_{client_id}_{job_id}_{side}_{model}.{ext}"
+
+
+def name_of(url: str) -> str:
+    """The name of an output, from its address."""
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 class Storage(Protocol):
@@ -96,6 +108,34 @@ class FolderStorage:
         """
         return _write(self.path(name), data)
 
+    def link_output(self, name: str, new_name: str) -> None:
+        """Give an output a second name that lives on its own: removing one leaves the other.
+
+        Raises:
+            OutputNotFound: there is no such output. OutputNotWritten: the folder takes no more.
+        """
+        _link(self.path(name), self.path(new_name))
+
+    def remove_outputs(self, job_id: str, *, cell: str = "") -> None:
+        """Remove every output of a job, or of one cell of it (`front_rmbg`)."""
+        pattern = re.compile(rf"design_.*_{re.escape(job_id)}_{f'{cell}[_.]' if cell else ''}.*")
+        self._remove_files(self._dir, lambda entry: bool(pattern.fullmatch(entry.name)))
+
+    def remove_unfinished(self, older_than_s: float) -> None:
+        """Remove outputs that a killed process was writing that long ago."""
+        limit = time.time() - older_than_s
+        self._remove_files(
+            self._dir, lambda entry: entry.name.endswith(".part") and entry.stat(follow_symlinks=False).st_mtime < limit
+        )
+
+    @staticmethod
+    def _remove_files(folder: Path, is_doomed: "Callable[[os.DirEntry[str]], bool]") -> None:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+                    if entry.is_file(follow_symlinks=False) and is_doomed(entry):
+                        Path(entry.path).unlink()
+
     # --- a job's work folder ----------------------------------------------------------------------------------
     def work_dir(self, job_id: str) -> Path:
         """The job's own folder for uploads and prepared sides; made when missing."""
@@ -131,6 +171,40 @@ class FolderStorage:
             raise OutputNotFound(f"{relative[:200]!r} is not a file of a job")
         return self._dir / relative
 
+    def work_files(self, job_id: str) -> list[str]:
+        """Names of the files in the job's work folder, without unfinished ones."""
+        try:
+            return sorted(path.name for path in self._work_path(job_id).iterdir() if not path.name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def link_work(self, job_id: str, name: str, new_job_id: str, new_name: str) -> str:
+        """Give another job a work file under a name of its own.
+
+        Returns:
+            Its path relative to the outputs folder, as `Source.path` wants it.
+        Raises:
+            OutputNotFound: there is no such file. OutputNotWritten: the folder takes no more.
+        """
+        if not _WORK_NAME.fullmatch(name) or not _WORK_NAME.fullmatch(new_name):
+            raise ValueError(f"{name!r} or {new_name!r} is not a name for a work file")
+        _link(self._work_path(job_id) / name, self.work_dir(new_job_id) / new_name)
+        return f"{_WORK}/{new_job_id}/{new_name}"
+
+    def work_folders(self) -> list[tuple[str, float]]:
+        """(job id, seconds since something was last put into or taken out of it) of every work folder."""
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._dir / _WORK) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if JOB_ID.fullmatch(entry.name):
+                        found.append((entry.name, time.time() - entry.stat(follow_symlinks=False).st_mtime))
+        return found
+
+    def remove_sources(self, job_id: str) -> None:
+        """Remove uploads and prepared sides from the job's work folder; the small copies for review stay."""
+        self._remove_files(self._work_path(job_id), lambda entry: not entry.name.endswith(".npy"))
+
     def remove_work(self, job_id: str) -> None:
         """Remove the job's work folder, if it is there."""
         shutil.rmtree(self._work_path(job_id), ignore_errors=True)
@@ -163,6 +237,29 @@ def _write(path: Path, data: bytes | Iterable[bytes]) -> int:
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _link(path: Path, new_path: Path) -> None:
+    try:
+        try:
+            os.link(path, new_path)
+        except FileExistsError:  # from an earlier run of the same step
+            new_path.unlink(missing_ok=True)
+            os.link(path, new_path)
+    except FileNotFoundError as exc:
+        raise OutputNotFound(f"There is no file {path.name}") from exc
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise _not_written(new_path, exc) from exc
+        _copy(path, new_path)
+
+
+def _copy(path: Path, new_path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            _write(new_path, iter(lambda: file.read(_COPY_BYTES), b""))
+    except FileNotFoundError as exc:
+        raise OutputNotFound(f"There is no file {path.name}") from exc
 
 
 def _not_written(path: Path, exc: OSError) -> OutputNotWritten:

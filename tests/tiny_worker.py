@@ -33,6 +33,7 @@ class TinyEngine:
         self.input_size = INPUT_SIZE
         self.device = torch.device("cpu")
         self.dtype = torch.float32
+        self.weights_id = "painted"
         self._gate = gate
 
     def masks(self, batch: Tensor) -> Tensor:

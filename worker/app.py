@@ -28,6 +28,7 @@ from worker.cells import LoadedEngine
 from worker.engine import Engine, configure_torch, pick_device
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
+from worker.sweeper import Sweeper
 from worker.tasks import register_tasks
 
 log = structlog.get_logger(__name__)
@@ -212,7 +213,7 @@ def run_worker(
     storage = FolderStorage(settings.outputs_dir, settings.base_url)
     check_outputs_folder(storage)
     wait_for_redis(store)
-    with Heartbeat(store, settings) as heartbeat:
+    with Heartbeat(store, settings) as heartbeat, Sweeper(settings, store, storage):
         engines = load(settings, heartbeat)
         log.info("All models initialized successfully", models=sorted(engines))
         app = make_worker_app(settings)
@@ -240,7 +241,7 @@ def run_worker(
             pool="threads",
             concurrency=settings.worker_threads,
             hostname=f"{settings.worker_name}@cutout",
-            queues=[messages.QUEUE],
+            queues=[messages.CELL_QUEUE, messages.QUEUE],
             loglevel=settings.log_level,
             quiet=True,  # no banner between the JSON lines
             task_events=True,

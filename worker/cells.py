@@ -1,7 +1,7 @@
 """One cell: a prepared side through one model, to the files that the job's options ask for."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ class LoadedEngine(MaskEngine, Protocol):
     input_size: int
     device: torch.device
     dtype: torch.dtype
+    weights_id: str
 
 
 def options_of(job: Job) -> JobOptions:
@@ -68,9 +69,11 @@ class CellMaker:
         self._device = device
         self._budget = budget
 
-    def make(self, job: Job, side: str, model: str) -> CellRecord:
+    def make(self, job: Job, side: str, model: str, raise_if_ended: Callable[[], None]) -> CellRecord:
         """Compute one cell and write its files.
 
+        Args:
+            raise_if_ended: called when the cell's turn has come and nothing was computed yet; what it raises ends it.
         Raises:
             AppError: of inference, or of writing.
         """
@@ -80,6 +83,7 @@ class CellMaker:
         with _timed(times, "decode"):
             picture = self._prepared.load(job.job_id, side)
         with self._budget.hold(picture.width * picture.height):
+            raise_if_ended()
             record = self._make(job, side, model, picture, options, times)
         record.seconds = round(time.perf_counter() - started, 3)
         log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=record.bytes, **times)

@@ -1,5 +1,6 @@
 """One model on one device: weights in memory, batches of inputs to batches of masks."""
 
+import hashlib
 import os
 import time
 
@@ -49,6 +50,7 @@ class Engine:
         spec: what is loaded.
         input_size: side of its square input, in pixels.
         device: where it lives. dtype: what it computes in; fp16 on CUDA when USE_FP16 is set, else fp32.
+        weights_id: SHA-256 of its checkpoint; other weights under the same name have another.
     """
 
     def __init__(self, spec: ModelSpec, device: torch.device, *, use_fp16: bool) -> None:
@@ -61,6 +63,8 @@ class Engine:
         self.device = device
         self.dtype = torch.float16 if use_fp16 and device.type == "cuda" else torch.float32
         self.input_size = spec.config.input_size
+        with spec.path.open("rb") as file:
+            self.weights_id = hashlib.file_digest(file, "sha256").hexdigest()
         self._net = load_checkpoint(spec.path, spec.config, device=device, dtype=self.dtype)
 
     @property

@@ -1,5 +1,6 @@
 """Prepared sides: the validated original on the shared volume, and its pixels kept in memory for its other cells."""
 
+import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -118,10 +119,18 @@ class PreparedSides:
             return None
         return array
 
-    def remove(self, job_id: str) -> None:
-        """Remove what is left of a job that has ended."""
+    def digest(self, job_id: str, side: str) -> str:
+        """SHA-256 of a prepared side's file.
+
+        Raises:
+            OSError: the file is gone.
+        """
+        with self._path(job_id, side).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def forget(self, job_id: str) -> None:
+        """Let go of the pixels of a job that has ended; its files are the sweeper's."""
         self._cache.forget(f"{job_id}/")
-        self._storage.remove_work(job_id)
 
     def _path(self, job_id: str, side: str) -> Path:
         return self._storage.work_dir(job_id) / _NAME.format(side=side)

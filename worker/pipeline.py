@@ -12,8 +12,8 @@ from typing import Any
 
 import structlog
 
-from shared.errors import AppError, InternalError, JobNotFound
-from shared.jobs import FINAL_CELLS, CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
+from shared.errors import AppError, InternalError, JobCanceled, JobExpired, JobNotFound
+from shared.jobs import FINAL, FINAL_CELLS, CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
@@ -21,6 +21,7 @@ from worker.budget import PixelBudget
 from worker.cells import CellMaker, LoadedEngine
 from worker.device import DeviceQueue
 from worker.pictures import PreparedSides
+from worker.result_cache import ResultCache
 from worker.review import Reviewer
 from worker.sources import load_source
 
@@ -41,30 +42,42 @@ class Pipeline:
         )
         budget = PixelBudget(int(settings.pixels_in_flight_mp * 1_000_000))
         self._cells = CellMaker(storage, self._prepared, engines, DeviceQueue(), budget)
+        self._cache = ResultCache(settings, store, storage, self._prepared, engines)
         self._reviewer = Reviewer(storage, self._prepared)
 
     # --- step 1: prepare --------------------------------------------------------------------------------------
     def prepare(self, job_id: str) -> list[tuple[str, str]]:
-        """Fetch and check every side, each in a thread of its own.
+        """Fetch and check every side that has cells to do, each in a thread of its own.
 
         Returns:
-            The (side, model) pairs that can be computed. Cells of a side that failed are recorded as failed. Empty
-            too when the job is gone or has ended.
+            The (side, model) pairs that have to be computed. Cells of a side that failed are recorded as failed, cells
+            that the result cache has as succeeded. Empty too when the job is gone or has ended.
         """
         try:
-            job = self._store.get(job_id)
+            job = self._current(job_id)
+            return [] if job.is_final else self._prepare(job)
         except JobNotFound:
             log.warning("job_gone", step="prepare")
+            self._remove_files(job_id)
             return []
-        if job.is_final:
-            return []
+
+    def _prepare(self, job: Job) -> list[tuple[str, str]]:
+        job_id = job.job_id
         self._store.transition(job_id, JobStatus.PREPARING)
-        with ThreadPoolExecutor(len(job.sides), thread_name_prefix="prepare") as threads:
-            outcomes = list(threads.map(lambda side: self._prepare_side(job, side), job.sides))
+        # A retry comes with cells that are finished; a side that has no others need not be fetched.
+        open_cells = [
+            (side, model)
+            for side in job.sides
+            for model in job.models
+            if job.cells[cell_name(side, model)].status not in FINAL_CELLS
+        ]
+        sides = list(dict.fromkeys(side for side, _ in open_cells))
+        with ThreadPoolExecutor(len(sides) or 1, thread_name_prefix="prepare") as threads:
+            outcomes = list(threads.map(lambda side: self._prepare_side(job, side), sides))
         good = []
-        for side, (error, seconds) in zip(job.sides, outcomes, strict=True):
+        for side, (error, seconds) in zip(sides, outcomes, strict=True):
             self._store.set_mark(job_id, f"prepare_seconds:{side}", f"{seconds:.3f}")
-            for model in job.models:
+            for model in [model for other, model in open_cells if other == side]:
                 if error is None:
                     good.append((side, model))
                 else:
@@ -74,7 +87,24 @@ class Pipeline:
                         CellRecord(status=CellStatus.FAILED, error=error.to_record()),
                     )
         self._store.transition(job_id, JobStatus.PROCESSING)
-        return good
+        if self._current(job_id).is_final:  # canceled or overdue meanwhile
+            return []
+        return [(side, model) for side, model in good if not self._take_from_cache(job, side, model)]
+
+    def _take_from_cache(self, job: Job, side: str, model: str) -> bool:
+        record = self._cache.find(job, side, model)
+        if record is None:
+            return False
+        self._store.record_cell(job.job_id, cell_name(side, model), record)
+        return True
+
+    def _current(self, job_id: str) -> Job:
+        """The job as it stands; one that is past its deadline ends here, before it costs anything more.
+
+        Raises:
+            JobNotFound: its record has expired or was deleted.
+        """
+        return self._store.expire_if_overdue(self._store.get(job_id))
 
     def _prepare_side(self, job: Job, side: str) -> tuple[AppError | None, float]:
         started = time.perf_counter()
@@ -101,26 +131,63 @@ class Pipeline:
         """
         name = cell_name(side, model)
         try:
-            job = self._store.get(job_id)
-            if job.is_final:
-                return job.cells[name].model_dump(mode="json")
+            job = self._current(job_id)
             record = job.cells[name]
-            if record.status == CellStatus.SUCCEEDED and self._is_delivered(record):
-                return record.model_dump(mode="json")  # delivered again after it was done
+            # Ended, or delivered again after it was done.
+            if job.is_final or (record.status == CellStatus.SUCCEEDED and self._is_delivered(record)):
+                return record.model_dump(mode="json")
             self._store.record_cell(job_id, name, CellRecord(status=CellStatus.PROCESSING))
-            record = self._cells.make(job, side, model)
+            record = self._compute(job, side, model)
+            self._deliver(job, side, model, record)
         except JobNotFound as exc:
             log.warning("job_gone", step="cell", cell=name)
-            return CellRecord(status=CellStatus.FAILED, error=exc.to_record()).model_dump(mode="json")
+            self._remove_files(job_id)
+            record = CellRecord(status=CellStatus.FAILED, error=exc.to_record())
+        return record.model_dump(mode="json")
+
+    def _compute(self, job: Job, side: str, model: str) -> CellRecord:
+        """The cell's record, whatever happens; only a job that is gone is an error."""
+        name = cell_name(side, model)
+        try:
+            # Asked again: an equal cell may have been done since this job was prepared.
+            found = self._cache.find(job, side, model)
+            return found or self._cells.make(job, side, model, lambda: self._raise_if_ended(job.job_id))
+        except JobNotFound:
+            raise
+        except (JobCanceled, JobExpired) as exc:
+            log.info("cell_dropped", cell=name, code=exc.code)
+            return CellRecord(status=CellStatus.FAILED, error=exc.to_record())
         except AppError as exc:
             log.warning("cell_failed", cell=name, code=exc.code, detail=exc.message)
-            record = CellRecord(status=CellStatus.FAILED, error=exc.to_record())
+            return CellRecord(status=CellStatus.FAILED, error=exc.to_record())
         except Exception:
             log.exception("cell_failed", cell=name, code=InternalError.code)
             error = InternalError(f"{name} failed; the log has the details under this job's id")
-            record = CellRecord(status=CellStatus.FAILED, error=error.to_record())
-        self._store.record_cell(job_id, name, record)
-        return record.model_dump(mode="json")
+            return CellRecord(status=CellStatus.FAILED, error=error.to_record())
+
+    def _raise_if_ended(self, job_id: str) -> None:
+        """Called last before the device is used: a cell may have waited long for its turn."""
+        status = self._current(job_id).status
+        if status == JobStatus.EXPIRED:
+            raise JobExpired("the job's deadline has passed")
+        if status in FINAL:
+            raise JobCanceled(f"the job is {status}")
+
+    def _deliver(self, job: Job, side: str, model: str, record: CellRecord) -> None:
+        name = cell_name(side, model)
+        if self._store.record_cell(job.job_id, name, record):
+            if record.status == CellStatus.SUCCEEDED and not record.cached:
+                self._cache.keep(job, side, model, record)
+            return
+        now = self._store.get(job.job_id)
+        if now.is_final and now.cells[name].status != CellStatus.SUCCEEDED:
+            # Canceled while this was computed: nobody will ever be told of these files.
+            self._storage.remove_outputs(job.job_id, cell=name)
+
+    def _remove_files(self, job_id: str) -> None:
+        """The job was deleted, with all of its files; what a running step has written since goes too."""
+        self._storage.remove_outputs(job_id)
+        self._storage.remove_work(job_id)
 
     def _is_delivered(self, record: CellRecord) -> bool:
         return record.url is not None and self._storage.path(record.url.rpartition("/")[2]).is_file()
@@ -130,13 +197,13 @@ class Pipeline:
         """End the job from the records of its cells; of several calls, the first one counts."""
         try:
             job = self._store.get(job_id)
+            if not job.is_final:
+                self._finish(job)
+            # Also when an earlier call ended the job and then died before this line.
+            self._clean_up(job_id)
         except JobNotFound:
             log.warning("job_gone", step="assemble")
-            return
-        if not job.is_final:
-            self._finish(job)
-        # Also when an earlier call ended the job and then died before this line.
-        self._prepared.remove(job_id)
+            self._remove_files(job_id)
 
     def _finish(self, job: Job) -> None:
         good = [cell for cell in job.cells.values() if cell.status == CellStatus.SUCCEEDED]
@@ -183,18 +250,34 @@ class Pipeline:
 
     def fail(self, job_id: str, detail: str) -> None:
         """End a job whose canvas broke: the safety net behind errors that are values."""
+        log.error("canvas_failed", detail=detail)
         try:
             job = self._store.get(job_id)
         except JobNotFound:
             return
-        log.error("canvas_failed", detail=detail)
         if not job.is_final and all(cell.status in FINAL_CELLS for cell in job.cells.values()):
             self._finish(job)  # only the canvas broke: what the cells delivered is not lost with it
         elif not job.is_final:
             self._end(job, JobStatus.FAILED, None, InternalError("the job's steps were interrupted").to_record())
-        self._prepared.remove(job_id)
+        self._prepared.forget(job_id)
+
+    def _clean_up(self, job_id: str) -> None:
+        """Let go of what a job that has ended does not need; the sweeper takes the rest when its time is over.
+
+        Sources of a job that did not succeed stay for a retry, small copies for cells that are taken over.
+        """
+        self._prepared.forget(job_id)
+        if self._store.get(job_id).status == JobStatus.SUCCEEDED:
+            if self._cache.is_on:
+                self._storage.remove_sources(job_id)
+            else:
+                self._storage.remove_work(job_id)
 
     def _end(self, job: Job, status: JobStatus, result: dict[str, Any] | None, error: dict[str, Any] | None) -> None:
         if self._store.finish(job.job_id, status, result, error):
-            seconds = (utc_now() - job.created_at).total_seconds()
+            now = utc_now()
+            computed = sum(cell.status == CellStatus.SUCCEEDED and not cell.cached for cell in job.cells.values())
+            if job.started_at is not None:
+                self._store.pace.record(job.started_at.timestamp(), now.timestamp(), computed)
+            seconds = (now - job.created_at).total_seconds()
             log.info("job_done", status=status.value, seconds=round(seconds, 3), cells=len(job.cells))

@@ -51,7 +51,8 @@ class Reviewer:
             names = {model: f"{cell_name(side, model)}-small" for model in self._good_models(job, side)}
             loaded = {model: self._prepared.load_array(job.job_id, name) for model, name in names.items()}
             cutouts = {model: array for model, array in loaded.items() if array is not None}
-            if cutouts:
+            # A side whose cells were all taken over need not be prepared again, and then there is nothing to show.
+            if cutouts and self._prepared.exists(job.job_id, side):
                 rows[side] = SheetRow(self._original(job.job_id, side), cutouts, opinions.get(side))
         if not rows:
             return None

@@ -241,10 +241,11 @@ class TestAWorker:
             # Fan-out channels of the worker's own remote control are few and do not grow.
             assert [name for name in client.pubsub_channels() if b"celery-task-meta" in name] == []
 
-    def test_a_finished_job_leaves_only_its_cutouts(self, service: Service) -> None:
+    def test_a_finished_job_leaves_only_its_cutouts_and_small_copies(self, service: Service) -> None:
         job = service.wait(service.submit({"front": picture(10)}))
         outputs = service.settings.outputs_dir
-        wait_for("the clean-up", lambda: not (outputs / ".work" / job.job_id).exists())
+        small = ["front_birefnet-alpha.npy", "front_rmbg-alpha.npy"]
+        wait_for("the clean-up", lambda: service.storage.work_files(job.job_id) == small)
         assert sorted(p.name for p in outputs.iterdir() if p.is_file()) == sorted(
             str(cell.url).rpartition("/")[2] for cell in job.cells.values()
         )

@@ -392,7 +392,7 @@ def test_a_job_whose_message_cannot_be_sent_is_taken_back(
     def refuse(*_: object) -> None:
         raise StoreUnavailable("the queue is away")
 
-    monkeypatch.setattr("api.routes.process.send_plan", refuse)
+    monkeypatch.setattr("api.accepting.send_plan", refuse)
     assert_problem(client.post("/process", data={"id": "1", "front": upload()}), 503, "redis_unavailable")
     assert work_files(settings) == {}
     with redis.Redis(port=redis_server.port) as connection:
@@ -408,10 +408,11 @@ def test_the_envelope_has_exactly_the_promised_keys(client: FlaskClient, played_
     reply = client.get(f"/jobs/{done['job_id']}")
     body = reply.json
     assert body is not None
-    assert list(body) == ["job_id", "id", "status", "created_at", "started_at", "completed_at", "queue_position",
-                          "progress", "cells", "result", "error", "links"]  # fmt: skip
+    assert list(body) == ["job_id", "id", "status", "created_at", "started_at", "completed_at", "deadline", "retry_of",
+                          "progress", "links", "queue_position", "eta_seconds", "cells", "result",
+                          "error"]  # fmt: skip
     assert list(body["cells"]["front_rmbg"]) == ["status", "url", "width", "height", "bytes", "seconds", "files",
-                                                 "preflight", "print", "error"]  # fmt: skip
+                                                 "preflight", "print", "cached", "error"]  # fmt: skip
     assert body["progress"] == {"done": 4, "total": 4}
     assert body["result"] == done
     assert body["links"]["self"] == f"http://service.test/jobs/{done['job_id']}"

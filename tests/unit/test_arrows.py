@@ -48,6 +48,7 @@ def test_a_whole_web_app_loads_no_torch_and_nothing_of_the_worker() -> None:
 
 def test_shared_loads_neither_side() -> None:
     modules = [f"shared.{path.stem}" for path in (ROOT / "shared").glob("*.py") if path.stem != "__init__"]
+    modules.append("shared.store")
     loaded = loaded_after(f"import {', '.join(modules)}")
     assert not loaded & (HEAVY | {"api", "worker", "flask"})
 
@@ -63,4 +64,4 @@ def test_no_file_imports_against_the_arrows(folder: str, forbidden: set[str]) ->
 
 def test_only_the_store_and_the_messages_know_redis() -> None:
     users = [path for folder in ("api", "shared") for path, names in imported_by(folder).items() if "redis" in names]
-    assert sorted(users) == ["shared/messages.py", "shared/store.py"]
+    assert sorted(users) == ["shared/messages.py", "shared/store/connection.py", "shared/store/jobs.py"]

@@ -65,7 +65,8 @@ def test_an_unknown_job_is_not_found_by_any_method(store: Store) -> None:
         lambda: store.finish("none", JobStatus.FAILED),
         lambda: store.record_cell("none", "front_rmbg", DONE),
         lambda: store.wait_final("none", 1),
-        lambda: store.claim("none", "chord", "me"),
+        lambda: store.cancel("none"),
+        lambda: store.expire("none"),
         lambda: store.set_mark("none", "a", "b"),
     ]
     for call in calls:
@@ -210,7 +211,7 @@ def test_the_queue_counts_positions_from_one_and_closes_up(store: Store) -> None
     store.transition(jobs[0].job_id, JobStatus.PREPARING)
     store.finish(jobs[1].job_id, JobStatus.CANCELED)
     assert [store.queue_position(job.job_id) for job in jobs] == [None, None, 1]
-    store.delete(jobs[2].job_id)
+    store.delete(jobs[2])
     assert store.queue_depth() == 0
     with pytest.raises(JobNotFound):
         store.get(jobs[2].job_id)
@@ -222,21 +223,17 @@ def test_every_key_of_a_job_has_a_lifetime_that_each_change_renews(
     with redis.Redis(port=redis_server.port, decode_responses=True) as client:
         keys = [f"job:{job.job_id}", f"job:{job.job_id}:events"]
         assert sorted(client.keys("job:*")) == keys
+        assert all(client.ttl(key) > 0 for key in client.keys("*") if key != "jobs:queued")
         for key in keys:
             client.expire(key, 1000)
-        store.claim(job.job_id, "chord", "me")
         store.transition(job.job_id, JobStatus.PREPARING)
         assert all(settings.job_ttl_s - 60 < client.ttl(key) <= settings.job_ttl_s for key in keys)
 
 
-def test_a_claim_belongs_to_its_first_owner_and_to_that_owners_redelivery(store: Store, job: Job) -> None:
-    assert store.claim(job.job_id, "chord", "task-1") == "task-1"
-    assert store.claim(job.job_id, "chord", "task-2") == "task-1"
-    assert store.claim(job.job_id, "chord", "task-1") == "task-1"
-    assert store.get_mark(job.job_id, "chord") == "task-1"
+def test_marks_are_notes_beside_the_record(store: Store, job: Job) -> None:
     store.set_mark(job.job_id, "front", "prepared")
     assert store.get_mark(job.job_id, "front") == "prepared"
-    assert store.get(job.job_id).status == JobStatus.QUEUED
+    assert store.get(job.job_id) == job
 
 
 def test_workers_are_known_while_they_report(store: Store, redis_server: RedisServer) -> None:

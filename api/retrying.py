@@ -1,0 +1,92 @@
+"""A retry: a new job of the same matrix that computes only what the old one did not deliver.
+
+A final state never changes, so a retry is a job of its own, with its own id and files. Good cells are its cells from
+the start, linked; prepared sides and uploads are linked as long as they are kept, URLs are fetched again when not.
+"""
+
+from flask import g
+
+from api.accepting import enqueue
+from api.caller import caller
+from api.headers import Terms
+from api.service import Service
+from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired
+from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job, new_job_id
+from shared.takeover import take_over
+
+
+def retry(service: Service, old: Job, names: list[str], terms: Terms) -> Job:
+    """Queue the retry of a job that has ended.
+
+    Args:
+        names: the cells to compute; every failed one when empty. Other failed cells keep their error.
+    Raises:
+        JobStillOpen, NothingToRetry, SourceExpired, QueueFull.
+        InvalidRequest: the job has no cell of such a name.
+    """
+    unknown = [name for name in names if name not in old.cells]
+    if unknown:
+        raise InvalidRequest(f"?cell: {unknown[0][:100]!r} is not one of {', '.join(old.cells)}")
+    if not old.is_final:
+        raise JobStillOpen(f"The job {old.job_id} is {old.status}; cancel it or wait for its end")
+    again = names or [name for name, cell in old.cells.items() if cell.status == CellStatus.FAILED]
+    if not again:
+        raise NothingToRetry(f"Every cell of {old.job_id} was delivered; name one (?cell=) to compute it again")
+    service.store.raise_if_full()
+    job_id = new_job_id()
+    try:
+        job = _new_job(service, old, job_id, frozenset(again), terms)
+        enqueue(service, job)
+    except BaseException:
+        service.storage.remove_outputs(job_id)
+        service.storage.remove_work(job_id)
+        raise
+    return job
+
+
+def _new_job(service: Service, old: Job, job_id: str, again: frozenset[str], terms: Terms) -> Job:
+    job = new_job(
+        job_id=job_id,
+        client_id=old.id,
+        sources=old.sources,
+        models=old.models,
+        options=old.options,
+        request_id=g.request_id,
+        caller=caller(),
+        deadline=terms.deadline,
+        retry_of=old.job_id,
+        use_cache=False,  # asked for again means computed again
+    )
+    cells = {name: _kept(service, old, name, job) for name in old.cells if name not in again}
+    job = job.model_copy(update={"cells": job.cells | {name: cell for name, cell in cells.items() if cell}})
+    return job.model_copy(update={"sources": _sources(service, old, job)})
+
+
+def _kept(service: Service, old: Job, name: str, job: Job) -> CellRecord | None:
+    """A cell as the new job begins with it; None when its file is gone and it has to be computed after all."""
+    record = old.cells[name]
+    if record.status != CellStatus.SUCCEEDED:
+        return record
+    side, model = name.split("_")
+    taken = take_over(service.storage, record, (old.job_id, side, model), job, side)
+    return taken and taken[0]
+
+
+def _sources(service: Service, old: Job, job: Job) -> dict[Side, Source]:
+    """Where the new job's pictures come from, with what is kept of the old one's linked."""
+    storage, sources = service.storage, dict(old.sources)
+    kept = storage.work_files(old.job_id)
+    for side, source in old.sources.items():
+        linked = 0
+        for name in [name for name in kept if name.startswith(f"{side}.")]:  # front.upload, front.prepared
+            try:
+                storage.link_work(old.job_id, name, job.job_id, name)
+            except OutputNotFound:
+                continue  # swept just now
+            linked += 1
+        has_work = any(job.cells[cell_name(side, model)].status == CellStatus.QUEUED for model in job.models)
+        if source.kind == "file":
+            if has_work and not linked:
+                raise SourceExpired(f"The {side} of {old.job_id} is not kept any more (SOURCE_TTL_S); send it again")
+            sources[side] = Source(kind="file", path=f".work/{job.job_id}/{side}.upload")
+    return sources

@@ -1,0 +1,28 @@
+"""Every Redis key of the service and its lifetime; with shared/messages.py the only code that talks to Redis.
+
+    job:{job_id}                hash    the record: status, times, sources, cell:{name}, mark:{name}, result, error
+    job:{job_id}:events         stream  one entry {"data": JSON} per change; about the last 200
+    jobs:queued                 zset    jobs no worker has begun, by time of creation (microseconds)
+    jobs:deadlines              zset    open jobs that have a deadline, by that time (seconds)
+    jobs:of:{caller}            zset    a caller's jobs, by time of creation (microseconds)
+    jobs:id:{caller}:{id}       zset    the same, of one client id
+    jobs:pace                   hash    how fast jobs are done: moving averages (pace.py)
+    idempotency:{digest}        hash    which job an Idempotency-Key stands for: body, job_id, made
+    cell:{digest}               string  where the files of a finished cell are, for the result cache (JSON)
+    workers                     set     names of workers that have reported
+    worker:{name}               string  a worker's latest report (JSON)
+
+Job keys live `job_ttl_s` after the job's last change, its idempotency key with them (30 s until the job is made). The
+listings live twice as long after their last new job and lose entries that are older, or whose record has expired when
+a listing meets them. Cached cells live `result_cache_ttl_s` after their last use, the pace `job_ttl_s`; a worker's
+report lives 15 s and is renewed by its heartbeat.
+"""
+
+from shared.store.cells import KeptCell
+from shared.store.claims import Claim
+from shared.store.events import Event
+from shared.store.index import Page
+from shared.store.jobs import EVENTS_KEPT, Store
+from shared.store.workers import WORKER_TTL_S
+
+__all__ = ["EVENTS_KEPT", "WORKER_TTL_S", "Claim", "Event", "KeptCell", "Page", "Store"]

@@ -1,0 +1,40 @@
+"""How the store reaches Redis, and the one place where redis-py's errors become ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from shared.errors import StoreUnavailable
+from shared.settings import Settings
+
+#: Longest wait for one answer (s).
+SOCKET_TIMEOUT_S = 5.0
+
+
+def connect(settings: Settings, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> Any:
+    """A client with a pool of its own. Nothing is connected yet."""
+    return Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        decode_responses=True,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_keepalive=True,
+        # Each waiter holds a connection; the cap on waiters is the API's, not the pool's.
+        max_connections=10_000,
+        # A quick second try covers connections that a Redis restart left dead; more would only make clients wait.
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Errors of Redis inside the block are StoreUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as exc:
+        raise StoreUnavailable("Redis does not answer; check that it runs and that REDIS_URL is right") from exc

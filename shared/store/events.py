@@ -1,0 +1,53 @@
+"""The events of a job: one stream, read by whoever waits for it."""
+
+import json
+import math
+import time
+from typing import Any
+
+from shared.store.connection import translated
+
+Event = tuple[str, dict[str, Any]]
+
+#: Longest single blocking read (s). A wait is made of such reads, so that a Redis that hangs without closing the
+#: connection is noticed after READ_SLICE_S + SOCKET_TIMEOUT_S and does not keep a web thread for ever.
+READ_SLICE_S = 20.0
+
+
+def events_key(job_id: str) -> str:
+    return f"job:{job_id}:events"
+
+
+class JobEvents:
+    """The part of the store that reads streams."""
+
+    _waiting: Any
+
+    def events(self, job_id: str, after_id: str = "0-0", block_ms: int = 0) -> list[Event]:
+        """A job's events after `after_id`, oldest first, as (id, event).
+
+        Args:
+            after_id: id of the last event already seen; "0-0" replays all, so nothing before the call is missed.
+            block_ms: how long to wait for the first one (ms); 0 does not wait.
+        Returns:
+            At least one event, or an empty list when the time is over.
+        """
+        key, deadline = events_key(job_id), time.monotonic() + block_ms / 1000
+        while True:
+            wait_s = min(deadline - time.monotonic(), READ_SLICE_S)
+            with translated():
+                # BLOCK 0 would mean for ever, hence at least 1 ms.
+                block = max(1, math.ceil(wait_s * 1000)) if block_ms else None
+                reply = self._waiting.xread({key: after_id}, block=block)
+            if reply:
+                return [(event_id, json.loads(fields["data"])) for event_id, fields in _entries(reply, key)]
+            if time.monotonic() >= deadline:
+                return []
+
+
+def _entries(reply: Any, key: str) -> Any:
+    """The entries of one stream in an XREAD reply: RESP2 gives [[key, entries]], RESP3 {key: [entries]}."""
+    if isinstance(reply, dict):
+        found = reply[key]
+        return found[0] if found and isinstance(found[0], list) else found
+    return reply[0][1]

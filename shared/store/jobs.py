@@ -1,0 +1,342 @@
+"""The store: job records, their events, the queue's order. Every change of a job is one script."""
+
+import math
+import time
+from datetime import datetime
+from typing import Any, Self
+
+from redis import Redis
+
+from shared.errors import JobCanceled, JobExpired, JobNotFound, QueueFull
+from shared.jobs import FINAL, FINAL_CELLS, OPEN, TRANSITIONS, CellRecord, CellStatus, Job, JobStatus, utc_now
+from shared.settings import Settings
+from shared.store.cells import KeptCells
+from shared.store.claims import Claim, Claims
+from shared.store.connection import SOCKET_TIMEOUT_S, connect, translated
+from shared.store.events import READ_SLICE_S, JobEvents, events_key
+from shared.store.index import JobIndex, listing_keys
+from shared.store.pace import Pace
+from shared.store.records import dump, encode, from_hash, job_key, to_hash
+from shared.store.scripts import CHANGE, CREATE, MARK
+from shared.store.workers import WorkerReports
+
+#: Events kept per job; a job makes about 15, so only a repeating fault reaches it.
+EVENTS_KEPT = 200
+
+_QUEUED = "jobs:queued"
+_DEADLINES = "jobs:deadlines"
+
+
+class Store(JobEvents, WorkerReports):
+    """Job records, their events, the queue's order and the workers' reports.
+
+    Safe to share between threads. Every method raises StoreUnavailable when Redis does not answer.
+
+    Attributes:
+        index: the listings of jobs.
+        claims: idempotency keys.
+        kept_cells: the result cache.
+        pace: how fast jobs are done.
+    """
+
+    def __init__(self, client: Redis, settings: Settings) -> None:
+        """Use `client` (with decode_responses=True) for everything but blocking reads, which get their own client."""
+        self._redis: Any = client
+        # redis-py's default socket time-out of 5 s would end a longer blocking read with an error.
+        self._waiting: Any = connect(settings, READ_SLICE_S + SOCKET_TIMEOUT_S)
+        self._ttl_s = settings.job_ttl_s
+        self._max_queued = settings.max_queued_jobs
+        self.index = JobIndex(self._redis)
+        self.claims = Claims(self._redis)
+        self.kept_cells = KeptCells(self._redis, settings.result_cache_ttl_s)
+        self.pace = Pace(self._redis, self._ttl_s)
+        self._create: Any = self._redis.register_script(CREATE)
+        self._change: Any = self._redis.register_script(CHANGE)
+        self._mark: Any = self._redis.register_script(MARK)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(connect(settings), settings)
+
+    def ping(self) -> None:
+        """Return when Redis answers."""
+        with translated():
+            self._redis.ping()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._redis.close()
+        self._waiting.close()
+
+    # --- jobs -------------------------------------------------------------------------------------------------
+    def create(self, job: Job, claim: Claim | None = None) -> bool:
+        """Write a new job's record, its first events and its place in the queue, in one step.
+
+        The events are its status and every cell that it has finished from the start. The job is found by its claim's
+        key from now on.
+
+        Returns:
+            False, and nothing is written, when the claim has run out and another request has the key now.
+        Raises:
+            QueueFull: `max_queued_jobs` wait already; it says when to come again.
+        """
+        events = [{"type": "status", "status": job.status, "at": job.created_at}]
+        events += [_cell_event(name, cell) for name, cell in job.cells.items() if cell.status in FINAL_CELLS]
+        pairs = [part for pair in to_hash(job).items() for part in pair]
+        with translated():
+            outcome = self._create(
+                keys=[
+                    job_key(job.job_id),
+                    events_key(job.job_id),
+                    _QUEUED,
+                    _DEADLINES,
+                    *listing_keys(job.caller, job.id),
+                    claim.key if claim else "",
+                ],
+                args=[
+                    self._ttl_s,
+                    job.job_id,
+                    int(job.created_at.timestamp() * 1_000_000),
+                    "" if job.deadline is None else f"{job.deadline.timestamp():.3f}",
+                    self._max_queued,
+                    len(events),
+                    *(dump(event) for event in events),
+                    *pairs,
+                ],
+            )
+        if outcome == 0:
+            raise self._queue_full()
+        return bool(outcome == 1)
+
+    def get(self, job_id: str) -> Job:
+        """The job's record.
+
+        Raises:
+            JobNotFound: there is no such job, or its record has expired.
+        """
+        with translated():
+            fields = self._redis.hgetall(job_key(job_id))
+        if not fields:
+            raise _job_not_found(job_id)
+        return from_hash(fields)
+
+    def raise_if_full(self) -> None:
+        """A first look, before a request does work that would be in vain; what counts is the one of `create`.
+
+        Raises:
+            QueueFull: as `create`.
+        """
+        if self.queue_depth() >= self._max_queued:
+            raise self._queue_full()
+
+    def _queue_full(self) -> QueueFull:
+        return QueueFull(
+            f"{self._max_queued} jobs wait already (MAX_QUEUED_JOBS)",
+            retry_after_s=self.pace.retry_after_s(self._max_queued),
+        )
+
+    def delete(self, job: Job, *, keep_events_s: int = 0) -> None:
+        """Forget a job: its record, claim and places in the queue and the listings, and its events.
+
+        Args:
+            keep_events_s: how long the events stay for those who wait for it, to whom a gone stream says nothing.
+        """
+        key, events = job_key(job.job_id), events_key(job.job_id)
+        with translated():
+            claim = self._redis.hget(key, "mark:claim")
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(key, *([claim] if claim else []))
+                pipe.expire(events, keep_events_s)
+                for listing in (_QUEUED, _DEADLINES, *listing_keys(job.caller, job.id)):
+                    pipe.zrem(listing, job.job_id)
+                pipe.execute()
+
+    def transition(self, job_id: str, status: JobStatus, **fields: Any) -> bool:
+        """Change a job's status, with `fields` of the record (`result`, `error`, ...) in the same step.
+
+        Sets started_at on preparing and completed_at on a final status, and appends one event.
+
+        Returns:
+            False, and nothing changed, when the job is already final or may not go from its status to this one.
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        allowed = frozenset(old for old, new in TRANSITIONS.items() if status in new)
+        return self._set_status(job_id, status, allowed, fields)
+
+    def finish(
+        self,
+        job_id: str,
+        status: JobStatus,
+        result: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
+    ) -> bool:
+        """End a job, from whatever open state it is in; of many calls the first wins.
+
+        The final event is {"type": "status", "status", "at", "final": true, "result", "error"}. Cells that are still
+        open fail with the job's error.
+
+        Returns:
+            True for the call that ended the job, False for every later one.
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        if status not in FINAL:
+            raise ValueError(f"{status} is not a final status")
+        return self._set_status(job_id, status, OPEN, {"result": result, "error": error})
+
+    def cancel(self, job_id: str) -> bool:
+        """End a job because its client wants no more of it; False when it has ended before.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        return self.finish(job_id, JobStatus.CANCELED, error=JobCanceled("the job was canceled").to_record())
+
+    def expire(self, job_id: str) -> bool:
+        """End a job whose deadline has passed; False when it has ended before.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        error = JobExpired("the job was not done before its deadline (Cancel-After)")
+        return self.finish(job_id, JobStatus.EXPIRED, error=error.to_record())
+
+    def expire_if_overdue(self, job: Job) -> Job:
+        """The job as it stands; one that is open past its deadline ends now.
+
+        Raises:
+            JobNotFound: its record is gone by now.
+        """
+        if not job.is_overdue:
+            return job
+        self.expire(job.job_id)
+        return self.get(job.job_id)
+
+    def overdue(self, now: datetime) -> list[str]:
+        """Open jobs whose deadline has passed, at most 100 at once."""
+        with translated():
+            found = self._redis.zrangebyscore(_DEADLINES, "-inf", f"{now.timestamp():.3f}", start=0, num=100)
+        return [str(job_id) for job_id in found]
+
+    def forget_deadline(self, job_id: str) -> None:
+        """Drop the deadline of a job whose record is gone."""
+        with translated():
+            self._redis.zrem(_DEADLINES, job_id)
+
+    def record_cell(self, job_id: str, name: str, cell: CellRecord) -> bool:
+        """Record how a cell stands and append the event {"type": "cell", "cell": name, ...the record}.
+
+        Returns:
+            False, and nothing changed, when the job is final, the cell is already finished (its first outcome stays),
+            or the record is the same as before.
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        field = f"cell:{name}"
+        value = dump(cell.model_dump(mode="json"))
+        return self._run_change(job_id, OPEN, _cell_event(name, cell), {field: value}, cell_field=field)
+
+    def _set_status(
+        self, job_id: str, status: JobStatus, allowed: frozenset[JobStatus], fields: dict[str, Any]
+    ) -> bool:
+        now = utc_now()
+        event: dict[str, Any] = {"type": "status", "status": status, "at": now}
+        values = {"status": str(status), **{name: encode(name, value) for name, value in fields.items()}}
+        if status == JobStatus.PREPARING:
+            values["started_at"] = now.isoformat()
+        if status in FINAL:
+            values["completed_at"] = now.isoformat()
+            event |= {"final": True, "result": fields.get("result"), "error": fields.get("error")}
+            never_done = CellRecord(status=CellStatus.FAILED, error=fields.get("error"))
+            return self._run_change(job_id, allowed, event, values, open_cells=dump(never_done.model_dump(mode="json")))
+        return self._run_change(job_id, allowed, event, values)
+
+    def _run_change(
+        self,
+        job_id: str,
+        allowed: frozenset[JobStatus],
+        event: dict[str, Any],
+        values: dict[str, str],
+        cell_field: str = "",
+        open_cells: str = "",
+    ) -> bool:
+        pairs = [part for pair in values.items() for part in pair]
+        with translated():
+            outcome = self._change(
+                keys=[job_key(job_id), events_key(job_id), _QUEUED, _DEADLINES],
+                args=[
+                    self._ttl_s,
+                    EVENTS_KEPT,
+                    job_id,
+                    f",{','.join(allowed)},",
+                    cell_field,
+                    dump(event),
+                    open_cells,
+                    *pairs,
+                ],
+            )
+        if outcome == -1:
+            raise _job_not_found(job_id)
+        return bool(outcome == 1)
+
+    # --- marks ------------------------------------------------------------------------------------------------
+    def get_mark(self, job_id: str, name: str) -> str | None:
+        """The value of a mark, or None."""
+        with translated():
+            value = self._redis.hget(job_key(job_id), f"mark:{name}")
+        return None if value is None else str(value)
+
+    def set_mark(self, job_id: str, name: str, value: str) -> None:
+        """Set a mark: a small note that tasks of one job leave for each other.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        with translated():
+            is_set = self._mark(keys=[job_key(job_id)], args=[f"mark:{name}", value])
+        if not is_set:
+            raise _job_not_found(job_id)
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+    def wait_final(self, job_id: str, timeout_s: float) -> Job:
+        """The job's record when it has ended, or as it stands after `timeout_s`.
+
+        Each waiter blocks on the job's stream with a connection of its own, so any number can wait for one job.
+
+        Raises:
+            JobNotFound: there is no such job, or its record expires meanwhile.
+        """
+        deadline, last_id = time.monotonic() + timeout_s, "0-0"
+        job = self.get(job_id)
+        while not job.is_final:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                break
+            events = self.events(job_id, last_id, math.ceil(remaining_s * 1000))
+            if events:
+                last_id = events[-1][0]
+            if not events or any(event.get("final") for _, event in events):
+                job = self.get(job_id)
+        return job
+
+    # --- the queue --------------------------------------------------------------------------------------------
+    def queue_position(self, job_id: str) -> int | None:
+        """A queued job's place, 1 being the next; None when it is not queued."""
+        with translated():
+            rank = self._redis.zrank(_QUEUED, job_id)
+        return None if rank is None else int(rank) + 1
+
+    def queue_depth(self) -> int:
+        """How many jobs no worker has begun."""
+        oldest_us = int(utc_now().timestamp() - self._ttl_s) * 1_000_000
+        with translated():
+            return int(self._redis.zcount(_QUEUED, oldest_us, "+inf"))
+
+
+def _cell_event(name: str, cell: CellRecord) -> dict[str, Any]:
+    return {"type": "cell", "cell": name, **cell.model_dump(mode="json")}
+
+
+def _job_not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"There is no job {job_id}, or its record has expired")

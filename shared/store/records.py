@@ -1,0 +1,43 @@
+"""A job as the fields of a Redis hash, and back."""
+
+import json
+from typing import Any
+
+from shared.jobs import SIDES, Job, cell_names
+
+#: Fields that are JSON in the hash; all others are their text.
+_JSON_FIELDS = ("id", "sources", "models", "options", "use_cache", "result", "error")
+
+
+def job_key(job_id: str) -> str:
+    return f"job:{job_id}"
+
+
+def dump(value: Any) -> str:
+    """JSON without spaces; times in ISO format."""
+    return json.dumps(value, separators=(",", ":"), default=lambda item: item.isoformat())
+
+
+def encode(name: str, value: Any) -> str:
+    """The text of one field of a record.
+
+    Raises:
+        ValueError: a record has no such field.
+    """
+    if name not in Job.model_fields:
+        raise ValueError(f"a job record has no field {name}")
+    return dump(value) if name in _JSON_FIELDS else str(value)
+
+
+def to_hash(job: Job) -> dict[str, str]:
+    record = job.model_dump(mode="json", exclude={"cells"})
+    fields = {name: encode(name, value) for name, value in record.items() if value is not None}
+    return fields | {f"cell:{name}": dump(cell.model_dump(mode="json")) for name, cell in job.cells.items()}
+
+
+def from_hash(fields: dict[str, str]) -> Job:
+    record: dict[str, Any] = {name: value for name, value in fields.items() if ":" not in name}
+    record |= {name: json.loads(record[name]) for name in _JSON_FIELDS if name in record}
+    stored = {name[5:]: json.loads(value) for name, value in fields.items() if name.startswith("cell:")}
+    ordered = [name for name in cell_names(SIDES, tuple(record["models"])) if name in stored]
+    return Job.model_validate({**record, "cells": {name: stored[name] for name in ordered}})

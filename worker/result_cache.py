@@ -1,0 +1,112 @@
+"""The same cell is not computed twice: finished cells are found again by everything that decides their pixels.
+
+The key of a cell is a digest of its prepared side's bytes, the model, the content of its weights, the precision, the
+code that makes pixels of them, the options, and whose job it is: what one API key has sent says nothing to another.
+An entry points at the files of the job that was last given the cell, and dies when one of them is gone.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from shared.errors import AppError, StoreUnavailable
+from shared.jobs import CellRecord, Job, cell_name
+from shared.settings import Settings
+from shared.storage import FolderStorage
+from shared.store import KeptCell, Store
+from shared.takeover import take_over
+from worker.cells import LoadedEngine, options_of
+from worker.pictures import PreparedSides
+
+log = structlog.get_logger(__name__)
+
+#: Options that change nothing about a cell. All others are part of its key: one that is missing here makes the cache
+#: find less, one that is here wrongly would deliver wrong pictures.
+_NOT_OF_THE_CELL = {"models", "webhook"}
+#: Libraries whose versions can move a pixel.
+_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow")
+
+
+@cache
+def code_version() -> str:
+    """Digest of the worker's own code and of the libraries that compute pixels."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    for name in _LIBRARIES:
+        digest.update(f"{name}={version(name)}\0".encode())
+    return digest.hexdigest()
+
+
+class ResultCache:
+    """Finds and keeps cells; a fault in here costs the shortcut, never the cell."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        storage: FolderStorage,
+        prepared: PreparedSides,
+        engines: Mapping[str, LoadedEngine],
+    ) -> None:
+        self.is_on = settings.result_cache_ttl_s > 0
+        self._kept = store.kept_cells
+        self._storage = storage
+        self._prepared = prepared
+        self._engines = engines
+
+    def find(self, job: Job, side: str, model: str) -> CellRecord | None:
+        """The cell, with its files under the job's own names; None when it has to be computed."""
+        if not self.is_on or not job.use_cache:
+            return None
+        try:
+            digest = self._digest(job, side, model)
+            kept = self._kept.get(digest)
+            if kept is None:
+                return None
+            taken = take_over(self._storage, kept.record, (kept.job_id, kept.side, kept.model), job, side)
+            if taken is None or taken[1] < kept.work_files:
+                self._kept.drop(digest)
+                return None
+            record = taken[0]
+            # The newest copy is the likeliest to stay.
+            self._put(digest, job, side, model, record)
+        except (AppError, OSError, ValueError):
+            log.warning("cache_not_read", exc_info=True)
+            return None
+        log.info("cell_cached", cell=cell_name(side, model), from_job_id=kept.job_id)
+        return record
+
+    def keep(self, job: Job, side: str, model: str, record: CellRecord) -> None:
+        """Remember a cell that was just computed."""
+        if self.is_on:
+            try:
+                self._put(self._digest(job, side, model), job, side, model, record)
+            except (StoreUnavailable, OSError):
+                log.warning("cache_not_written", exc_info=True)
+
+    def _put(self, digest: str, job: Job, side: str, model: str, record: CellRecord) -> None:
+        own = f"{cell_name(side, model)}-"
+        work_files = sum(name.startswith(own) for name in self._storage.work_files(job.job_id))
+        self._kept.put(
+            digest, KeptCell(job_id=job.job_id, side=side, model=model, record=record, work_files=work_files)
+        )
+
+    def _digest(self, job: Job, side: str, model: str) -> str:
+        engine = self._engines[model]
+        parts = {
+            "caller": job.caller,
+            "picture": self._prepared.digest(job.job_id, side),
+            "model": model,
+            "weights": engine.weights_id,
+            "precision": str(engine.dtype),
+            "code": code_version(),
+            "options": options_of(job).model_dump(mode="json", exclude=_NOT_OF_THE_CELL),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,87 @@
+"""What must happen although nobody asks: deadlines that pass, and files that are no longer needed.
+
+Every worker sweeps; two that do it at once do each other no harm.
+"""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from shared.errors import JobNotFound, StoreUnavailable
+from shared.jobs import Job, JobStatus, utc_now
+from shared.settings import Settings
+from shared.storage import FolderStorage
+from shared.store import Store
+
+log = structlog.get_logger(__name__)
+
+#: How often deadlines and files are looked at (s).
+_DEADLINES_S = 1.0
+_FILES_S = 60.0
+#: A file that nobody can be writing any more (s): of a job without a record, or half of an output.
+_ABANDONED_S = 3600.0
+
+
+class Sweeper:
+    """A thread that sweeps until it is closed."""
+
+    def __init__(self, settings: Settings, store: Store, storage: FolderStorage) -> None:
+        self._settings = settings
+        self._store = store
+        self._storage = storage
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def expire_overdue(self) -> int:
+        """End the jobs whose deadline has passed, and say how many there were."""
+        ended = 0
+        for job_id in self._store.overdue(utc_now()):
+            try:
+                ended += self._store.expire(job_id)
+            except JobNotFound:
+                self._store.forget_deadline(job_id)
+        return ended
+
+    def remove_old_files(self) -> None:
+        """Remove what has had its time: sources, work folders, files that were never finished."""
+        self._storage.remove_unfinished(_ABANDONED_S)
+        for job_id, untouched_s in self._storage.work_folders():
+            try:
+                job = self._store.get(job_id)
+            except JobNotFound:
+                if untouched_s > _ABANDONED_S:  # a younger one may be of a request that is still being read
+                    self._storage.remove_work(job_id)
+                continue
+            if job.completed_at is not None:
+                self._sweep_job(job, (utc_now() - job.completed_at).total_seconds())
+
+    def _sweep_job(self, job: Job, ended_s: float) -> None:
+        sources_s = 0 if job.status == JobStatus.SUCCEEDED else self._settings.source_ttl_s
+        if ended_s > max(sources_s, self._settings.result_cache_ttl_s):
+            self._storage.remove_work(job.job_id)
+        elif ended_s > sources_s:
+            self._storage.remove_sources(job.job_id)
+
+    def _run(self) -> None:
+        next_files = 0.0
+        while not self._stop.wait(_DEADLINES_S):
+            try:
+                self.expire_overdue()
+                if time.monotonic() >= next_files:
+                    next_files = time.monotonic() + _FILES_S
+                    self.remove_old_files()
+            except StoreUnavailable as exc:
+                log.warning("sweep_failed", detail=exc.message)
+            except Exception:  # a file that cannot be removed must not end the deadlines
+                log.exception("sweep_failed")
