@@ -1,82 +1,48 @@
 """openapi.json (OpenAPI 3.1), made from the typed models; a test compares it with the app's routes."""
 
-from typing import Any
-
-from openapi_pydantic import (
-    Components,
-    Header,
-    Info,
-    MediaType,
-    OpenAPI,
-    Operation,
-    Parameter,
-    PathItem,
-    Reference,
-    RequestBody,
-    Schema,
-)
+from openapi_pydantic import Components, Header, Info, MediaType, OpenAPI, Operation, PathItem, RequestBody, Schema
 from openapi_pydantic import Response as Reply
 from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema_class
-from pydantic import BaseModel
 
+from api import examples
+from api.openapi_jobs import ENDINGS, job_paths, once_parameters, wait_parameters
+from api.openapi_parts import (
+    HEADERS,
+    error_replies,
+    header_refs,
+    json_reply,
+    operation,
+    path_parameter,
+    text_route,
+)
 from api.schemas import Alive, HealthReport, JobEnvelope, Problem, ProcessReply, ProcessRequest
 from shared import __version__
 from shared.errors import (
     AppError,
-    InferenceFailed,
+    IdempotencyKeyReused,
     InternalError,
     InvalidJson,
     InvalidRequest,
-    JobNotFound,
     ModelsNotReady,
     NotFound,
-    OutOfDeviceMemory,
     OutputExpired,
     OutputNotFound,
-    OutputNotWritten,
+    QueueFull,
     RequestTooLarge,
-    SourceAddressForbidden,
-    SourceNotAnImage,
-    SourceTimeout,
-    SourceTooLarge,
-    SourceUnreachable,
     StoreUnavailable,
     UnsupportedMediaType,
 )
-from shared.jobs import SIDES, cell_names
+from shared.jobs import SIDES, JobStatus, cell_names
 
-_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "XRequestId": ("The request's id: yours when it was sane, else a new one", {"type": "string"}),
-    "Location": ("Where to ask how the job stands: /jobs/{job_id}", {"type": "string", "format": "uri-reference"}),
-    "PreferenceApplied": ("Which preferences were honoured (RFC 7240)", {"type": "string"}),
-    "RetryAfter": ("Seconds to let pass before the next request", {"type": "integer", "minimum": 0}),
-    "CacheControl": ("How long the reply may be kept", {"type": "string"}),
-    "ETag": ("Version of the file, for If-None-Match and If-Range", {"type": "string"}),
-    "ContentRange": ("Which bytes of the file these are", {"type": "string"}),
-}
-_HEADER_NAMES = {
-    "XRequestId": "X-Request-ID",
-    "PreferenceApplied": "Preference-Applied",
-    "RetryAfter": "Retry-After",
-    "CacheControl": "Cache-Control",
-    "ContentRange": "Content-Range",
-}
-_ID_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}
 _PROCESS_ERRORS: tuple[type[AppError], ...] = (
     InvalidJson,
     RequestTooLarge,
     UnsupportedMediaType,
     InvalidRequest,
-    SourceUnreachable,
-    SourceTimeout,
-    SourceTooLarge,
-    SourceNotAnImage,
-    SourceAddressForbidden,
-    InferenceFailed,
-    OutOfDeviceMemory,
-    OutputNotWritten,
-    InternalError,
+    IdempotencyKeyReused,
+    QueueFull,
     StoreUnavailable,
+    *ENDINGS,
 )
 
 
@@ -91,21 +57,25 @@ def build_openapi(models: tuple[str, ...]) -> OpenAPI:
         ),
         paths={
             "/process": PathItem(post=_process(models)),
-            "/jobs/{job_id}": PathItem(get=_job()),
+            **job_paths(),
             "/outputs/{name}": PathItem(get=_output()),
             "/health": PathItem(get=_health()),
-            "/live": PathItem(get=_operation("live", "Whether the process answers", {200: _json("It does", Alive)})),
+            "/live": PathItem(
+                get=operation("live", "Whether the process answers", {200: json_reply("It does", Alive)})
+            ),
             "/ready": PathItem(get=_ready()),
-            "/metrics": PathItem(get=_text("metrics", "Metrics in Prometheus' text format", "text/plain")),
-            "/openapi.json": PathItem(get=_text("openapi", "This document", "application/json", {"type": "object"})),
-            "/docs": PathItem(get=_text("docs", "This document as a page", "text/html")),
-            "/": PathItem(get=_text("review", "The review page", "text/html")),
+            "/metrics": PathItem(get=text_route("metrics", "Metrics in Prometheus' text format", "text/plain")),
+            "/openapi.json": PathItem(
+                get=text_route("openapi", "This document", "application/json", {"type": "object"})
+            ),
+            "/docs": PathItem(get=text_route("docs", "This document as a page", "text/html")),
+            "/": PathItem(get=text_route("review", "The review page", "text/html")),
             "/static/{name}": PathItem(get=_static()),
         },
         components=Components(
             headers={
                 name: Header(description=text, param_schema=Schema.model_validate(schema))
-                for name, (text, schema) in _HEADERS.items()
+                for name, (text, schema) in HEADERS.items()
             }
         ),
     )
@@ -115,18 +85,6 @@ def build_openapi(models: tuple[str, ...]) -> OpenAPI:
 
 
 def _process(models: tuple[str, ...]) -> Operation:
-    prefer = _parameter(
-        "header",
-        "Prefer",
-        "respond-async: a 202 at once. wait=N: wait at most N seconds (RFC 7240). The default is to wait.",
-        {"type": "string", "examples": ["respond-async", "wait=10"]},
-    )
-    wait = _parameter(
-        "query",
-        "wait",
-        "false is Prefer: respond-async, a number is Prefer: wait=N; wins over the header",
-        {"oneOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0}]},
-    )
     form = {
         "type": "object",
         "additionalProperties": False,
@@ -140,13 +98,23 @@ def _process(models: tuple[str, ...]) -> Operation:
         },
     }
     example = {"id": 123, "output": {side: f"https://example.com/{side}.png" for side in SIDES}}
-    accepted = _json("Accepted; the job goes on", JobEnvelope, "Location", "PreferenceApplied", "RetryAfter")
-    return _operation(
+    replayed = "IdempotentReplayed"
+    accepted = json_reply(
+        "Accepted; the job goes on",
+        JobEnvelope,
+        "Location",
+        "PreferenceApplied",
+        "RetryAfter",
+        replayed,
+        example=examples.envelope(JobStatus.QUEUED),
+    )
+    done = json_reply("The job has ended with at least one cutout", ProcessReply, "PreferenceApplied", replayed)
+    return operation(
         "process",
         "Cut a design out of its background",
-        {200: _json("The job has ended with at least one cutout", ProcessReply, "PreferenceApplied"), 202: accepted},
+        {200: done, 202: accepted},
         errors=_PROCESS_ERRORS,
-        parameters=[prefer, wait],
+        parameters=[*wait_parameters(), *once_parameters()],
         body=RequestBody(
             required=True,
             content={
@@ -156,136 +124,49 @@ def _process(models: tuple[str, ...]) -> Operation:
                 "multipart/form-data": MediaType(media_type_schema=Schema.model_validate(form)),
             },
         ),
-        error_headers=("PreferenceApplied",),
-    )
-
-
-def _job() -> Operation:
-    return _operation(
-        "job",
-        "How a job stands",
-        {200: _json("The job", JobEnvelope)},
-        errors=(JobNotFound, InternalError, StoreUnavailable),
-        parameters=[_path("job_id", "From the 202 or the result")],
+        error_headers=("PreferenceApplied", replayed),
     )
 
 
 def _output() -> Operation:
     file = {"image/png": MediaType(media_type_schema=Schema.model_validate({"type": "string", "format": "binary"}))}
-    return _operation(
+    return operation(
         "output",
         "A result file",
         {
-            200: Reply(description="The file", headers=_headers("CacheControl", "ETag"), content=file),
-            206: Reply(description="The part asked for by Range", headers=_headers("ContentRange"), content=file),
-            304: Reply(description="The client's copy is current", headers=_headers("CacheControl", "ETag")),
+            200: Reply(description="The file", headers=header_refs("CacheControl", "ETag"), content=file),
+            206: Reply(description="The part asked for by Range", headers=header_refs("ContentRange"), content=file),
+            304: Reply(description="The client's copy is current", headers=header_refs("CacheControl", "ETag")),
         },
         errors=(OutputNotFound, OutputExpired, InternalError),
-        parameters=[_path("name", "design_{id}_{job_id}_{side}_{model}.png")],
+        parameters=[path_parameter("name", "As in a job's addresses", "design_123_4f0c7d3be0a94f1c_front_rmbg.png")],
         plain_errors={416: ("requested_range_not_satisfiable", "Range lies outside the file")},
     )
 
 
 def _health() -> Operation:
-    return _operation(
+    return operation(
         "health",
         "What works: Redis, the queue, and each model",
-        {200: _json("A worker has all models ready", HealthReport),
-         503: _json("None has, or Redis does not answer", HealthReport, "RetryAfter")},
+        {200: json_reply("A worker has all models ready", HealthReport),
+         503: json_reply("None has, or Redis does not answer", HealthReport, "RetryAfter")},
     )  # fmt: skip
 
 
 def _ready() -> Operation:
-    return _operation(
+    return operation(
         "ready",
         "Whether a job sent now would be done",
-        {200: _json("It would", Alive)},
+        {200: json_reply("It would", Alive)},
         errors=(ModelsNotReady, StoreUnavailable),
     )
 
 
 def _static() -> Operation:
-    operation = _text("static", "A file of the pages", "*/*")
-    operation.parameters = [*(operation.parameters or []), _path("name", "app.js, style.css, ...")]
-    operation.responses = {**(operation.responses or {}), **_error_replies((NotFound,), ())}
+    operation = text_route("static", "A file of the pages", "*/*")
+    operation.parameters = [*(operation.parameters or []), path_parameter("name", "A file of ours", "app.js")]
+    operation.responses = {**(operation.responses or {}), **error_replies((NotFound,), ())}
     return operation
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
-def _operation(
-    name: str,
-    summary: str,
-    replies: dict[int, Reply],
-    *,
-    errors: tuple[type[AppError], ...] = (),
-    parameters: list[Parameter] | None = None,
-    body: RequestBody | None = None,
-    error_headers: tuple[str, ...] = (),
-    plain_errors: dict[int, tuple[str, str]] | None = None,
-) -> Operation:
-    responses: dict[str, Reply | Reference] = {str(status): reply for status, reply in replies.items()}
-    responses |= _error_replies(errors, error_headers)
-    responses["default"] = _problem("Any other error: its `code` is the name of its status", [])
-    for status, (code, text) in (plain_errors or {}).items():
-        responses[str(status)] = _problem(f"{text}: `{code}`", [code])
-    return Operation(
-        operationId=name,
-        summary=summary,
-        parameters=[
-            *(parameters or []),
-            _parameter("header", "X-Request-ID", "Your own id of this request; one is made otherwise", _ID_SCHEMA),
-        ],
-        requestBody=body,
-        responses=responses,
-    )
-
-
-def _error_replies(errors: tuple[type[AppError], ...], headers: tuple[str, ...]) -> dict[str, Reply | Reference]:
-    by_status: dict[int, list[type[AppError]]] = {}
-    for error in errors:
-        by_status.setdefault(error.status, []).append(error)
-    return {
-        str(status): _problem(
-            "; ".join(f"{error.title}: `{error.code}`" for error in group),
-            [error.code for error in group],
-            *headers,
-            *(["RetryAfter"] if status == 503 else []),
-        )
-        for status, group in sorted(by_status.items())
-    }
-
-
-def _problem(text: str, codes: list[str], *headers: str) -> Reply:
-    named = [{"type": "object", "properties": {"code": {"enum": codes}}}] if codes else []
-    schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, *named]}
-    media = MediaType(media_type_schema=Schema.model_validate(schema))
-    return Reply(description=text, headers=_headers(*headers), content={"application/problem+json": media})
-
-
-def _json(text: str, model: type[BaseModel], *headers: str) -> Reply:
-    media = MediaType(media_type_schema=PydanticSchema(schema_class=model))
-    return Reply(description=text, headers=_headers(*headers), content={"application/json": media})
-
-
-def _text(name: str, summary: str, media_type: str, schema: dict[str, Any] | None = None) -> Operation:
-    media = MediaType(media_type_schema=Schema.model_validate(schema or {"type": "string"}))
-    return _operation(name, summary, {200: Reply(description=summary, headers=_headers(), content={media_type: media})})
-
-
-def _headers(*names: str) -> dict[str, Header | Reference]:
-    return {
-        _HEADER_NAMES.get(name, name): Reference.model_validate({"$ref": f"#/components/headers/{name}"})
-        for name in ("XRequestId", *names)
-    }
-
-
-def _path(name: str, text: str) -> Parameter:
-    return _parameter("path", name, text, {"type": "string"})
-
-
-def _parameter(place: str, name: str, text: str, schema: dict[str, Any]) -> Parameter:
-    required = {"required": True} if place == "path" else {}
-    return Parameter.model_validate({"in": place, "name": name, "description": text, "schema": schema, **required})
 
 
 def _name_cells(document: OpenAPI, models: tuple[str, ...]) -> None:

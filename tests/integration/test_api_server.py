@@ -136,7 +136,9 @@ def test_a_body_without_a_length_is_limited_too(settings: Settings, tmp_path: Pa
 
 def test_clients_that_stop_in_mid_request_are_given_up(settings: Settings, tmp_path: Path) -> None:
     """Given more unfinished bodies than web threads, when their time is over, then each gets its error."""
-    server = Server(settings, tmp_path / "api.log", API_THREADS="4", MAX_SYNC_WAITS="2", MAX_EVENT_STREAMS="1", UPLOAD_STALL_S="0.5")
+    server = Server(
+        settings, tmp_path / "api.log", API_THREADS="4", MAX_SYNC_WAITS="2", MAX_EVENT_STREAMS="1", UPLOAD_STALL_S="0.5"
+    )
     try:
         eventually(server.is_live, 60)
         stalled = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(8)]
@@ -169,7 +171,9 @@ def test_the_api_starts_without_redis_and_is_ready_when_it_comes(settings: Setti
 
 
 def test_wrong_settings_stop_the_start_with_a_sentence(settings: Settings, tmp_path: Path) -> None:
-    server = Server(settings, tmp_path / "api.log", API_THREADS="8", MAX_SYNC_WAITS="7", MAX_EVENT_STREAMS="1", LOG_LEVEL="LOUD")
+    server = Server(
+        settings, tmp_path / "api.log", API_THREADS="8", MAX_SYNC_WAITS="7", MAX_EVENT_STREAMS="1", LOG_LEVEL="LOUD"
+    )
     assert server.process.wait(60) != 0
     assert "with MAX_EVENT_STREAMS=1 make it less than API_THREADS=8" in server.log
     assert "LOG_LEVEL" in server.log

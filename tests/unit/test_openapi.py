@@ -10,6 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from api.app import create_app
 from api.errors import error_classes
+from api.schemas import JobEnvelope, JobList
 from shared.settings import load_settings
 
 
@@ -50,7 +51,7 @@ def test_every_reply_documents_its_request_id(document: dict[str, Any]) -> None:
 
 def test_process_documents_its_statuses_and_headers(document: dict[str, Any]) -> None:
     replies = operations(document)["POST", "/process"]["responses"]
-    assert set(replies) == {"200", "202", "400", "413", "415", "422", "500", "503", "default"}
+    assert set(replies) == {"200", "202", "400", "409", "413", "415", "422", "500", "503", "504", "default"}
     assert {"Location", "Preference-Applied", "Retry-After"} <= set(replies["202"]["headers"])
     assert "Retry-After" in replies["503"]["headers"]
     flat = document["components"]["schemas"]["ProcessReply"]["properties"]
@@ -77,3 +78,24 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         for part in pointer.split("/"):
             target = target[part]
         assert target
+
+
+def test_every_parameter_says_how_it_looks(document: dict[str, Any]) -> None:
+    for operation in operations(document).values():
+        for parameter in operation["parameters"]:
+            assert parameter["description"], parameter
+            schema = parameter["schema"]
+            assert schema.keys() & {"examples", "pattern", "default"}, parameter
+
+
+def test_every_example_of_a_job_is_one_by_its_own_schema(document: dict[str, Any]) -> None:
+    """An example is what people copy; one that breaks the schema beside it is worse than none."""
+    checked = 0
+    for operation in operations(document).values():
+        for reply in operation["responses"].values():
+            media = reply.get("content", {}).get("application/json", {})
+            if "example" in media:
+                model = {"JobEnvelope": JobEnvelope, "JobList": JobList}[media["schema"]["$ref"].rpartition("/")[2]]
+                assert model.model_validate(media["example"]).model_dump(mode="json") == media["example"]
+                checked += 1
+    assert checked >= 5

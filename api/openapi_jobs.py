@@ -1,0 +1,231 @@
+"""openapi.json, the part about jobs: /process' parameters, /jobs and what hangs on it."""
+
+from openapi_pydantic import MediaType, Operation, Parameter, PathItem, Schema
+from openapi_pydantic import Response as Reply
+
+from api import examples
+from api.openapi_parts import header_refs, json_reply, operation, parameter, path_parameter
+from api.schemas import JobEnvelope, JobList, ProcessReply
+from shared.errors import (
+    AppError,
+    InferenceFailed,
+    InternalError,
+    InvalidRequest,
+    JobAlreadyFinal,
+    JobCanceled,
+    JobExpired,
+    JobNotFound,
+    JobStillOpen,
+    NothingToRetry,
+    OutOfDeviceMemory,
+    OutputNotWritten,
+    QueueFull,
+    SourceAddressForbidden,
+    SourceExpired,
+    SourceNotAnImage,
+    SourceTimeout,
+    SourceTooLarge,
+    SourceUnreachable,
+    StoreUnavailable,
+    TooManyEventStreams,
+)
+from shared.jobs import JobStatus
+
+#: What can end a job, and so a request that waits for it.
+ENDINGS: tuple[type[AppError], ...] = (
+    SourceUnreachable,
+    SourceTimeout,
+    SourceTooLarge,
+    SourceNotAnImage,
+    SourceAddressForbidden,
+    InferenceFailed,
+    OutOfDeviceMemory,
+    OutputNotWritten,
+    InternalError,
+    JobCanceled,
+    JobExpired,
+)
+
+
+def job_paths() -> dict[str, PathItem]:
+    return {
+        "/jobs": PathItem(get=_list()),
+        "/jobs/{job_id}": PathItem(get=_job(), delete=_delete()),
+        "/jobs/{job_id}/cancel": PathItem(post=_cancel()),
+        "/jobs/{job_id}/retry": PathItem(post=_retry()),
+        "/jobs/{job_id}/events": PathItem(get=_events()),
+    }
+
+
+def wait_parameters() -> list[Parameter]:
+    """How long a request that makes a job waits for it."""
+    return [
+        parameter(
+            "header",
+            "Prefer",
+            "respond-async: a 202 at once. wait=N: wait at most N seconds (RFC 7240). The default is to wait.",
+            {"type": "string", "examples": ["respond-async", "wait=10"]},
+        ),
+        parameter(
+            "query",
+            "wait",
+            "false is Prefer: respond-async, a number is Prefer: wait=N; wins over the header",
+            {"oneOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0}], "examples": [False, 10]},
+        ),
+        parameter(
+            "header",
+            "Cancel-After",
+            "The job expires when it is not done so long after it was accepted: seconds, or with s, m or h; 1s to 24h",
+            {"type": "string", "pattern": "^[0-9]{1,6}[smh]?$", "examples": ["90s", "15m", "2h", "45"]},
+        ),
+    ]
+
+
+def once_parameters() -> list[Parameter]:
+    """What makes a request the same as an earlier one, and a picture other than an earlier one."""
+    return [
+        parameter(
+            "header",
+            "Idempotency-Key",
+            "A name of your own for this request. Sent again with the same body it is the same job, also while that "
+            "runs and from two requests at the same instant; as long as the job's record lives.",
+            {"type": "string", "pattern": "^[!-~]{1,255}$", "examples": ["order-8812-shirt"]},
+        ),
+        parameter(
+            "header",
+            "Cache-Control",
+            "no-cache: compute every cell, even when the same picture was cut with the same options before",
+            {"type": "string", "examples": ["no-cache"]},
+        ),
+    ]
+
+
+def _list() -> Operation:
+    return operation(
+        "jobs",
+        "Your jobs, newest first",
+        {200: json_reply("A page of jobs", JobList, example=examples.listing())},
+        errors=(InvalidRequest, InternalError, StoreUnavailable),
+        parameters=[
+            parameter(
+                "query",
+                "limit",
+                "Most jobs on a page; a page of filtered jobs may have fewer and yet a next one",
+                {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+            ),
+            parameter(
+                "query", "cursor", "next_cursor of the page before", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+            ),
+            parameter(
+                "query",
+                "status",
+                "Only jobs in this state; give it again for more states",
+                {"type": "array", "items": {"enum": [str(status) for status in JobStatus]}, "examples": [["failed"]]},
+            ),
+            parameter(
+                "query",
+                "id",
+                "Only jobs of this id of yours",
+                {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "examples": ["123"]},
+            ),
+        ],
+    )
+
+
+def _job() -> Operation:
+    return operation(
+        "job",
+        "How a job stands",
+        {200: json_reply("The job", JobEnvelope, example=examples.envelope(JobStatus.QUEUED))},
+        errors=(JobNotFound, InternalError, StoreUnavailable),
+        parameters=[_job_id()],
+    )
+
+
+def _cancel() -> Operation:
+    return operation(
+        "cancel",
+        "End a job: its next step does not start, finished cells stay; again: the same answer",
+        {200: json_reply("The canceled job", JobEnvelope, example=examples.envelope(JobStatus.CANCELED))},
+        errors=(JobNotFound, JobAlreadyFinal, InternalError, StoreUnavailable),
+        parameters=[_job_id()],
+    )
+
+
+def _delete() -> Operation:
+    return operation(
+        "delete",
+        "Remove a job with its events and all of its files; an open one is canceled first",
+        {204: Reply(description="Nothing is left of it", headers=header_refs())},
+        errors=(JobNotFound, InternalError, StoreUnavailable),
+        parameters=[_job_id()],
+    )
+
+
+def _retry() -> Operation:
+    return operation(
+        "retry",
+        "A new job for the cells that failed; good cells are taken over at once",
+        {
+            200: json_reply("The new job has ended with at least one cutout", ProcessReply, "PreferenceApplied"),
+            202: json_reply(
+                "The new job is queued",
+                JobEnvelope,
+                "Location",
+                "PreferenceApplied",
+                "RetryAfter",
+                example=examples.envelope(JobStatus.QUEUED),
+            ),
+        },
+        errors=(
+            InvalidRequest,
+            JobNotFound,
+            JobStillOpen,
+            NothingToRetry,
+            SourceExpired,
+            QueueFull,
+            StoreUnavailable,
+            *ENDINGS,
+        ),
+        parameters=[
+            _job_id(),
+            parameter(
+                "query",
+                "cell",
+                "Compute this cell and no other, whether it had failed or not; give it again for more",
+                {"type": "array", "items": {"type": "string"}, "examples": [["back_birefnet"]]},
+            ),
+            *wait_parameters(),
+        ],
+        error_headers=("PreferenceApplied",),
+    )
+
+
+def _events() -> Operation:
+    text = Schema.model_validate({"type": "string"})
+    return operation(
+        "events",
+        "What happens to a job, as server-sent events: states, cells with their addresses, and the end",
+        {
+            200: Reply(
+                description="Events as they come, and a comment every 15 s without one; ends with the final state",
+                headers=header_refs("CacheControl"),
+                content={"text/event-stream": MediaType(media_type_schema=text, example=examples.events())},
+            ),
+            204: Reply(description="The job has ended, and you have seen all of its events", headers=header_refs()),
+        },
+        errors=(InvalidRequest, JobNotFound, TooManyEventStreams, InternalError, StoreUnavailable),
+        parameters=[
+            _job_id(),
+            parameter("header", "Last-Event-ID", "Only events after this one", _event_id()),
+            parameter("query", "last_event_id", "The same for clients without headers; the header wins", _event_id()),
+        ],
+    )
+
+
+def _event_id() -> dict[str, object]:
+    return {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,15}$", "examples": ["1763976612250-0"]}
+
+
+def _job_id() -> Parameter:
+    return path_parameter("job_id", "From the 202 or the result", "4f0c7d3be0a94f1c8f1f6b0f6a1d2c3e")
