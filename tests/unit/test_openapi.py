@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import BaseModel
 
 from api.app import create_app
 from api.errors import error_classes
@@ -95,7 +96,8 @@ def test_every_example_of_a_job_is_one_by_its_own_schema(document: dict[str, Any
         for reply in operation["responses"].values():
             media = reply.get("content", {}).get("application/json", {})
             if "example" in media:
-                model = {"JobEnvelope": JobEnvelope, "JobList": JobList}[media["schema"]["$ref"].rpartition("/")[2]]
+                models: dict[str, type[BaseModel]] = {"JobEnvelope": JobEnvelope, "JobList": JobList}
+                model = models[media["schema"]["$ref"].rpartition("/")[2]]
                 assert model.model_validate(media["example"]).model_dump(mode="json") == media["example"]
                 checked += 1
     assert checked >= 5
