@@ -10,10 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
+from api.app import create_app
 from shared.jobs import CellRecord, CellStatus, Job, JobStatus
 from shared.messages import QUEUE
 from shared.settings import Settings, load_settings
@@ -46,6 +51,30 @@ def store(settings: Settings) -> Iterator[Store]:
     store = Store.from_settings(settings)
     yield store
     store.close()
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Flask]:
+    app = create_app(settings)
+    yield app
+    app.extensions["service"].store.close()
+    app.extensions["service"].celery.close()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def assert_problem(reply: TestResponse, status: int, code: str) -> dict[str, Any]:
+    """The reply is a problem of this code, whole; its body."""
+    assert (reply.status_code, reply.json and reply.json["code"]) == (status, code), reply.text
+    assert reply.content_type == "application/problem+json"
+    body: dict[str, Any] = reply.json or {}
+    assert set(body) >= {"type", "title", "status", "detail", "code", "request_id"}
+    assert body["status"] == status
+    assert body["request_id"] == reply.headers["X-Request-ID"]
+    return body
 
 
 def eventually(is_true: Callable[[], bool], deadline_s: float = 20) -> None:

@@ -6,6 +6,9 @@ input, so a test can tell that every cell got its own picture. TINY_GATE names a
     TINY_GATE/hold-<model>     forward passes of that model wait until the file is gone
     TINY_GATE/entered-<model>  written when a pass of that model has begun
     TINY_GATE/break-<model>    forward passes of that model raise
+    TINY_GATE/passes-<model>   one byte for each pass of that model that was begun
+
+TINY_WEIGHTS is the content that its weights claim to have.
 """
 
 import os
@@ -33,12 +36,14 @@ class TinyEngine:
         self.input_size = INPUT_SIZE
         self.device = torch.device("cpu")
         self.dtype = torch.float32
-        self.weights_id = "painted"
+        self.weights_id = os.environ.get("TINY_WEIGHTS", "painted")
         self._gate = gate
 
     def masks(self, batch: Tensor) -> Tensor:
         if self._gate is not None:
             (self._gate / f"entered-{self.name}").touch()
+            with (self._gate / f"passes-{self.name}").open("ab") as passes:
+                passes.write(b".")
             while (self._gate / f"hold-{self.name}").exists():
                 time.sleep(0.01)
             if (self._gate / f"break-{self.name}").exists():

@@ -73,7 +73,7 @@ class CellMaker:
         """Compute one cell and write its files.
 
         Args:
-            raise_if_ended: called when the cell's turn has come and nothing was computed yet; what it raises ends it.
+            raise_if_ended: called each time the device is free for the cell; what it raises ends the cell.
         Raises:
             AppError: of inference, or of writing.
         """
@@ -83,17 +83,23 @@ class CellMaker:
         with _timed(times, "decode"):
             picture = self._prepared.load(job.job_id, side)
         with self._budget.hold(picture.width * picture.height):
-            raise_if_ended()
-            record = self._make(job, side, model, picture, options, times)
+            record = self._make(job, side, model, picture, options, times, raise_if_ended)
         record.seconds = round(time.perf_counter() - started, 3)
         log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=record.bytes, **times)
         return record
 
     def _make(
-        self, job: Job, side: str, model: str, picture: Picture, options: JobOptions, times: dict[str, float]
+        self,
+        job: Job,
+        side: str,
+        model: str,
+        picture: Picture,
+        options: JobOptions,
+        times: dict[str, float],
+        raise_if_ended: Callable[[], None],
     ) -> CellRecord:
         with torch.inference_mode():
-            mask = self._mask(picture, self._engines[model], options, times)
+            mask = self._mask(picture, self._engines[model], options, times, raise_if_ended)
             with _timed(times, "compose"):
                 cutout = cut_out(picture, mask, clean=options.edges == "clean")
         del mask
@@ -122,19 +128,27 @@ class CellMaker:
         """Name of a cell's main file."""
         return self._storage.output_name(job.id, job.job_id, side, model, options.format)
 
-    def _mask(self, picture: Picture, engine: LoadedEngine, options: JobOptions, times: dict[str, float]) -> Tensor:
+    def _mask(
+        self,
+        picture: Picture,
+        engine: LoadedEngine,
+        options: JobOptions,
+        times: dict[str, float],
+        raise_if_ended: Callable[[], None],
+    ) -> Tensor:
         """(H, W) float mask of a picture, on the engine's device."""
-        full = full_mask(picture, lambda part: self._pass(part, engine, times), detail=options.detail == "high")
+
+        def one_pass(part: Picture) -> Tensor:
+            with _timed(times, "input"):
+                x = network_input(part, engine.input_size, engine.device, engine.dtype)
+            with _timed(times, "infer"):
+                return self._device.mask(engine, x, raise_if_ended)
+
+        full = full_mask(picture, one_pass, detail=options.detail == "high")
         if options.holes == "auto":
             with _timed(times, "holes"):
                 full = torch.from_numpy(punch_holes(picture, full.cpu().numpy()).mask).to(full.device)
         return full
-
-    def _pass(self, picture: Picture, engine: LoadedEngine, times: dict[str, float]) -> Tensor:
-        with _timed(times, "input"):
-            x = network_input(picture, engine.input_size, engine.device, engine.dtype)
-        with _timed(times, "infer"):
-            return self._device.mask(engine, x)
 
     def _write(self, job: Job, side: str, model: str, suffix: str, ext: str, data: Any) -> str:
         name = self._storage.output_name(job.id, job.job_id, side, f"{model}_{suffix}", ext)

@@ -5,6 +5,7 @@ together with.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -22,7 +23,13 @@ class DeviceQueue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def mask(self, engine: MaskEngine, x: Tensor) -> Tensor:
-        """The mask of one input: (1, 3, S, S) -> (S, S) float32 in 0..1. Errors are the engine's."""
+    def mask(self, engine: MaskEngine, x: Tensor, raise_if_ended: Callable[[], None]) -> Tensor:
+        """The mask of one input: (1, 3, S, S) -> (S, S) float32 in 0..1. Errors are the engine's.
+
+        Args:
+            raise_if_ended: called when the input's turn has come; what it raises goes to the caller, and the device
+                is not used: a cell may have waited so long that its job was canceled.
+        """
         with self._lock:
+            raise_if_ended()
             return engine.masks(x)[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from shared.errors import AppError, InternalError, JobCanceled, JobExpired, JobNotFound
+from shared.errors import AppError, InternalError, JobCanceled, JobExpired, JobNotFound, StoreUnavailable
 from shared.jobs import FINAL, FINAL_CELLS, CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
@@ -151,7 +151,7 @@ class Pipeline:
         try:
             # Asked again: an equal cell may have been done since this job was prepared.
             found = self._cache.find(job, side, model)
-            return found or self._cells.make(job, side, model, lambda: self._raise_if_ended(job.job_id))
+            return found or self._cells.make(job, side, model, lambda: self._raise_if_ended(job))
         except JobNotFound:
             raise
         except (JobCanceled, JobExpired) as exc:
@@ -165,9 +165,14 @@ class Pipeline:
             error = InternalError(f"{name} failed; the log has the details under this job's id")
             return CellRecord(status=CellStatus.FAILED, error=error.to_record())
 
-    def _raise_if_ended(self, job_id: str) -> None:
-        """Called last before the device is used: a cell may have waited long for its turn."""
-        status = self._current(job_id).status
+    def _raise_if_ended(self, job: Job) -> None:
+        """Called last before the device is used, and while others wait for it: one short question to Redis."""
+        try:
+            if job.is_overdue:
+                self._store.expire(job.job_id)
+            status = self._store.status(job.job_id)
+        except StoreUnavailable:
+            return  # an outage must not cost a cell
         if status == JobStatus.EXPIRED:
             raise JobExpired("the job's deadline has passed")
         if status in FINAL:

@@ -120,6 +120,18 @@ class Store(JobEvents, WorkerReports):
             raise _job_not_found(job_id)
         return from_hash(fields)
 
+    def status(self, job_id: str) -> JobStatus:
+        """The job's status, without the rest of its record.
+
+        Raises:
+            JobNotFound: as `get`.
+        """
+        with translated():
+            status = self._redis.hget(job_key(job_id), "status")
+        if status is None:
+            raise _job_not_found(job_id)
+        return JobStatus(status)
+
     def raise_if_full(self) -> None:
         """A first look, before a request does work that would be in vain; what counts is the one of `create`.
 

@@ -76,9 +76,13 @@ class Service:
         return worker
 
     def submit(
-        self, sides: Sides, models: tuple[str, ...] = ("rmbg", "birefnet"), options: dict[str, Any] | None = None
+        self,
+        sides: Sides,
+        models: tuple[str, ...] = ("rmbg", "birefnet"),
+        options: dict[str, Any] | None = None,
+        **fields: Any,
     ) -> str:
-        """Create a job of uploaded bytes or URLs and send its message."""
+        """Create a job of uploaded bytes or URLs and send its message; `fields` are rarer ones of the record."""
         job_id = new_job_id()
         sources = {}
         for side, value in sides.items():
@@ -87,7 +91,14 @@ class Service:
                 sources[side] = Source(kind="file", path=path)
             else:
                 sources[side] = Source(kind="url", url=value)
-        job = new_job(job_id=job_id, client_id=7, sources=sources, models=models, options=options)  # type: ignore[arg-type]
+        job = new_job(
+            job_id=job_id,
+            client_id=7,
+            sources=sources,  # type: ignore[arg-type]
+            models=models,
+            options=options,
+            **fields,
+        )
         self.store.create(job)
         self.send(job_id)
         return job_id

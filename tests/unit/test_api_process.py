@@ -3,14 +3,12 @@
 import base64
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import TestResponse, encode_multipart
@@ -20,36 +18,13 @@ from shared.errors import StoreUnavailable
 from shared.jobs import Job, JobStatus
 from shared.settings import Settings, load_settings
 from shared.store import Store
-from tests.conftest import PlayedWorker, eventually, succeed
+from tests.conftest import PlayedWorker, assert_problem, eventually, succeed
 from tests.redis_server import RedisServer, free_port
 
 URL = "https://example.com/front.png"
 BODY = {"id": 123, "output": {"front": URL, "back": "https://example.com/back.png"}}
 CELLS = ["front_rmbg", "front_birefnet", "back_rmbg", "back_birefnet"]
 ASYNC = {"Prefer": "respond-async"}
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["service"].store.close()
-    app.extensions["service"].celery.close()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
-def assert_problem(reply: TestResponse, status: int, code: str) -> dict[str, Any]:
-    assert (reply.status_code, reply.json and reply.json["code"]) == (status, code), reply.text
-    assert reply.content_type == "application/problem+json"
-    body: dict[str, Any] = reply.json or {}
-    assert set(body) >= {"type", "title", "status", "detail", "code", "request_id"}
-    assert body["status"] == status
-    assert body["request_id"] == reply.headers["X-Request-ID"]
-    return body
 
 
 def upload(data: bytes = b"picture", name: str = "front.png") -> tuple[io.BytesIO, str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,6 @@ from tests.redis_server import free_port
 JOB_ID = "0123456789abcdef0123456789abcdef"
 NAME = f"design_123_{JOB_ID}_front_rmbg.png"
 MODEL = {"status": "ready", "device": "cpu", "dtype": "float32", "profile": "starter", "licence": "MIT", "error": None}
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["service"].store.close()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 def fetch(client: FlaskClient, path: str, **headers: str) -> TestResponse:
