@@ -8,6 +8,7 @@ Bodies are thin: they bind the ids to the log and call the pipeline.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -65,7 +66,8 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
             chord([cell.s(side=side, model=model, **ids) for side, model in cells], body).apply_async()
             # A kill before this line submits a second canvas, whose cells find their work done: twice the messages,
             # one result. A mark set before submitting could lose the job instead.
-            store.set_mark(job_id, _CANVAS_MARK, "submitted")
+            with suppress(JobNotFound):  # deleted meanwhile: the cells will find that out
+                store.set_mark(job_id, _CANVAS_MARK, "submitted")
 
     def _mark(job_id: str) -> str | None:
         try:

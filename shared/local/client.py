@@ -42,6 +42,7 @@ def send_job(base_url: str, front: Path, back: Path, client_id: str) -> tuple[di
         response = requests.post(
             f"{base_url}/process",
             data={"id": client_id},
+            headers={"Cache-Control": "no-cache"},  # a check, a time: both want the work done, not remembered
             files={"front": (front.name, front_file), "back": (back.name, back_file)},
             timeout=_REQUEST_TIMEOUT_S,
         )
