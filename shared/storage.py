@@ -129,7 +129,7 @@ class FolderStorage:
         )
 
     @staticmethod
-    def _remove_files(folder: Path, is_doomed: "Callable[[os.DirEntry[str]], bool]") -> None:
+    def _remove_files(folder: Path, is_doomed: Callable[[os.DirEntry[str]], bool]) -> None:
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # another sweep was faster

@@ -11,16 +11,17 @@ from typing import Self
 import structlog
 
 from shared.errors import JobNotFound, StoreUnavailable
-from shared.jobs import Job, JobStatus, utc_now
+from shared.jobs import JobStatus, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
 
 log = structlog.get_logger(__name__)
 
-#: How often deadlines and files are looked at (s).
+#: How often deadlines and files are looked at (s), and how many jobs Redis is asked for at once.
 _DEADLINES_S = 1.0
-_FILES_S = 60.0
+_FILES_S = 300.0
+_STEP = 500
 #: A file that nobody can be writing any more (s): of a job without a record, or half of an output.
 _ABANDONED_S = 3600.0
 
@@ -56,22 +57,23 @@ class Sweeper:
     def remove_old_files(self) -> None:
         """Remove what has had its time: sources, work folders, files that were never finished."""
         self._storage.remove_unfinished(_ABANDONED_S)
-        for job_id, untouched_s in self._storage.work_folders():
-            try:
-                job = self._store.get(job_id)
-            except JobNotFound:
-                if untouched_s > _ABANDONED_S:  # a younger one may be of a request that is still being read
-                    self._storage.remove_work(job_id)
-                continue
-            if job.completed_at is not None:
-                self._sweep_job(job, (utc_now() - job.completed_at).total_seconds())
+        found = self._storage.work_folders()
+        for first in range(0, len(found), _STEP):
+            folders = found[first : first + _STEP]
+            endings = self._store.endings([job_id for job_id, _ in folders])
+            for (job_id, untouched_s), ending in zip(folders, endings, strict=True):
+                if ending is None:
+                    if untouched_s > _ABANDONED_S:  # a younger one may be of a request that is still being read
+                        self._storage.remove_work(job_id)
+                elif ending[1] is not None:
+                    self._sweep_job(job_id, ending[0], (utc_now() - ending[1]).total_seconds())
 
-    def _sweep_job(self, job: Job, ended_s: float) -> None:
-        sources_s = 0 if job.status == JobStatus.SUCCEEDED else self._settings.source_ttl_s
+    def _sweep_job(self, job_id: str, status: JobStatus, ended_s: float) -> None:
+        sources_s = 0 if status == JobStatus.SUCCEEDED else self._settings.source_ttl_s
         if ended_s > max(sources_s, self._settings.result_cache_ttl_s):
-            self._storage.remove_work(job.job_id)
+            self._storage.remove_work(job_id)
         elif ended_s > sources_s:
-            self._storage.remove_sources(job.job_id)
+            self._storage.remove_sources(job_id)
 
     def _run(self) -> None:
         next_files = 0.0

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -131,6 +132,17 @@ class Store(JobEvents, WorkerReports):
         if status is None:
             raise _job_not_found(job_id)
         return JobStatus(status)
+
+    def endings(self, job_ids: Sequence[str]) -> list[tuple[JobStatus, datetime | None] | None]:
+        """Status and end of many jobs in one go; None for one without a record."""
+        with translated(), self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(job_key(job_id), "status", "completed_at")
+            replies = pipe.execute()
+        return [
+            (JobStatus(status), datetime.fromisoformat(completed) if completed else None) if status else None
+            for status, completed in replies
+        ]
 
     def raise_if_full(self) -> None:
         """A first look, before a request does work that would be in vain; what counts is the one of `create`.

@@ -1,0 +1,252 @@
+"""The steps of jobs as plain calls, on a real Redis and a real folder: what is computed, and what is taken over."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.jobs import CellStatus, Job, JobStatus, Source, new_job, new_job_id
+from shared.settings import Settings
+from shared.storage import FolderStorage, name_of
+from shared.store import Store
+from tests.tiny_worker import TinyEngine
+from worker.pipeline import Pipeline
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+class CountingEngine(TinyEngine):
+    """Says how often it was used; `during` is called in mid-pass."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, None)
+        self.passes = 0
+        self.during: Callable[[], None] = lambda: None
+
+    def masks(self, batch: Tensor) -> Tensor:
+        self.passes += 1
+        self.during()
+        return super().masks(batch)
+
+
+class Worker:
+    """A pipeline and the way from a job to its end, without Celery."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.store = store
+        self.storage = FolderStorage(settings.outputs_dir, settings.base_url)
+        self.engines = {name: CountingEngine(name) for name in settings.models}
+        self.pipeline = Pipeline(settings, store, self.storage, self.engines)
+
+    @property
+    def passes(self) -> dict[str, int]:
+        return {name: engine.passes for name, engine in self.engines.items()}
+
+    def create(self, models: tuple[str, ...] = ("rmbg", "birefnet"), *, front: int | None = None,
+               back: int | None = None, **fields: Any) -> str:  # fmt: skip
+        job_id = new_job_id()
+        sources = {}
+        for side, seed in {"front": front, "back": back}.items():
+            if seed is not None:
+                path = self.storage.write_work(job_id, f"{side}.upload", picture(seed))
+                sources[side] = Source(kind="file", path=path)
+        job = new_job(job_id=job_id, client_id=7, sources=sources, models=models, **fields)  # type: ignore[arg-type]
+        self.store.create(job)
+        return job_id
+
+    def run(self, job_id: str) -> Job:
+        for side, model in self.pipeline.prepare(job_id):
+            self.pipeline.cell(job_id, side, model)
+        self.pipeline.assemble(job_id)
+        return self.store.get(job_id)
+
+    def do(self, *arguments: Any, **fields: Any) -> Job:
+        return self.run(self.create(*arguments, **fields))
+
+    def pixels(self, job: Job, name: str) -> bytes:
+        return self.storage.path(name_of(str(job.cells[name].url))).read_bytes()
+
+
+@pytest.fixture
+def worker(settings: Settings, store: Store) -> Worker:
+    return Worker(settings, store)
+
+
+# --- the result cache -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_picture_is_not_computed_twice(worker: Worker) -> None:
+    """Also not as the other side, and with all that belongs to a cell: proofs, preflight, the models' opinions."""
+    first = worker.do(front=1, back=2, options={"proofs": True})
+    assert worker.passes == {"rmbg": 2, "birefnet": 2}
+    again = worker.do(back=1, options={"proofs": True})
+    assert worker.passes == {"rmbg": 2, "birefnet": 2}
+    assert {name: cell.cached for name, cell in again.cells.items()} == {"back_rmbg": True, "back_birefnet": True}
+    assert not any(cell.cached for cell in first.cells.values())
+    for model in ("rmbg", "birefnet"):
+        cell = again.cells[f"back_{model}"]
+        assert again.job_id in str(cell.url)
+        assert worker.pixels(again, f"back_{model}") == worker.pixels(first, f"front_{model}")
+        assert cell.preflight == first.cells[f"front_{model}"].preflight
+        assert cell.files.keys() == first.cells[f"front_{model}"].files.keys()
+        assert all(worker.storage.path(name_of(url)).is_file() for url in cell.files.values())
+    assert first.result is not None
+    assert again.result is not None
+    assert again.result["sides"]["back"] == first.result["sides"]["front"]
+    assert worker.storage.path(name_of(again.result["contact_sheet"])).is_file()
+
+
+def test_an_entry_points_at_the_newest_copy(worker: Worker) -> None:
+    first = worker.do(front=1)
+    worker.do(front=1)
+    worker.storage.remove_outputs(first.job_id)
+    worker.storage.remove_work(first.job_id)
+    third = worker.do(front=1)
+    assert all(cell.cached for cell in third.cells.values())
+
+
+@pytest.mark.parametrize("gone", ["output", "work"])
+def test_an_entry_dies_with_its_files(worker: Worker, gone: str) -> None:
+    first = worker.do(("rmbg",), front=1)
+    remove = worker.storage.remove_outputs if gone == "output" else worker.storage.remove_work
+    remove(first.job_id)
+    job = worker.do(("rmbg",), front=1)
+    assert (job.status, job.cells["front_rmbg"].cached) == (JobStatus.SUCCEEDED, False)
+    assert worker.pixels(job, "front_rmbg")
+    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"front": 2},
+        {"options": {"edges": "raw"}},
+        {"options": {"print": {"canvas": "50x60"}}},
+        {"caller": "another"},
+        {"use_cache": False},
+    ],
+    ids=str,
+)
+def test_a_cell_that_differs_in_anything_is_computed(worker: Worker, change: dict[str, Any]) -> None:
+    worker.do(front=1)
+    job = worker.do(**{"front": 1, **change})
+    assert not any(cell.cached for cell in job.cells.values())
+    assert worker.passes == {"rmbg": 2, "birefnet": 2}
+
+
+def test_other_weights_or_another_precision_make_another_cell(worker: Worker) -> None:
+    worker.do(("rmbg",), front=1)
+    worker.engines["rmbg"].weights_id = "trained again"
+    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+    worker.engines["rmbg"].dtype = torch.float64
+    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is True
+
+
+def test_other_code_makes_another_cell(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.do(("rmbg",), front=1)
+    monkeypatch.setattr("worker.result_cache.code_version", lambda: "after an upgrade")
+    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+
+
+def test_which_models_were_asked_for_does_not_matter_to_a_cell(worker: Worker) -> None:
+    worker.do(("rmbg",), front=1, options={"models": ["rmbg"]})
+    job = worker.do(front=1)
+    assert {name: cell.cached for name, cell in job.cells.items()} == {"front_rmbg": True, "front_birefnet": False}
+
+
+def test_a_cell_that_was_done_since_its_job_was_prepared_is_taken_over(worker: Worker) -> None:
+    first, second = worker.create(("rmbg",), front=1), worker.create(("rmbg",), front=1)
+    assert worker.pipeline.prepare(first) == worker.pipeline.prepare(second) == [("front", "rmbg")]
+    for job_id in (first, second):
+        worker.pipeline.cell(job_id, "front", "rmbg")
+    assert worker.store.get(second).cells["front_rmbg"].cached is True
+
+
+def test_a_failed_cell_is_not_kept(worker: Worker) -> None:
+    def fail() -> None:
+        raise RuntimeError("the device is gone")
+
+    worker.engines["rmbg"].during = fail
+    assert worker.do(("rmbg",), front=1).status == JobStatus.FAILED
+    worker.engines["rmbg"].during = lambda: None
+    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+
+
+def test_a_cache_that_is_off_keeps_nothing(settings: Settings, store: Store) -> None:
+    worker = Worker(settings.model_copy(update={"result_cache_ttl_s": 0}), store)
+    job = worker.do(("rmbg",), front=1)
+    assert worker.storage.work_files(job.job_id) == []
+    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+
+
+# --- jobs that end before their time ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ended", ["canceled", "deleted"])
+def test_a_cell_that_comes_too_late_leaves_no_file(worker: Worker, ended: str) -> None:
+    """Given a pass on the device, when its job is canceled or deleted, then what it gives is thrown away."""
+    job_id = worker.create(front=1)
+
+    def end() -> None:
+        job = worker.store.get(job_id)
+        worker.store.cancel(job_id)
+        if ended == "deleted":
+            worker.store.delete(job)
+            worker.storage.remove_work(job_id)
+
+    cells = worker.pipeline.prepare(job_id)
+    worker.pipeline.cell(job_id, *cells[0])
+    worker.engines["birefnet"].during = end
+    worker.pipeline.cell(job_id, *cells[1])
+    worker.pipeline.assemble(job_id)
+    left = sorted(path.name for path in worker.storage.outputs_dir.rglob("*") if path.is_file())
+    if ended == "deleted":
+        assert left == []
+    else:
+        assert [name for name in left if name.endswith(".png")] == [f"design_7_{job_id}_front_rmbg.png"]
+        assert "front.upload" in left, "kept for a retry"
+        assert worker.store.get(job_id).cells["front_rmbg"].status == CellStatus.SUCCEEDED
+
+
+def test_a_job_canceled_while_it_is_prepared_gets_no_cells(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = worker.create(front=1)
+    real = worker.pipeline._prepared.save
+
+    def save(*arguments: Any) -> Any:
+        worker.store.cancel(job_id)
+        return real(*arguments)
+
+    monkeypatch.setattr(worker.pipeline._prepared, "save", save)
+    assert worker.pipeline.prepare(job_id) == []
+    assert worker.passes == {"rmbg": 0, "birefnet": 0}
+
+
+def test_a_redelivered_cell_does_not_lose_its_file(worker: Worker) -> None:
+    job = worker.do(("rmbg",), front=1)
+    before = worker.pixels(job, "front_rmbg")
+    worker.pipeline.cell(job.job_id, "front", "rmbg")
+    worker.pipeline.assemble(job.job_id)
+    assert worker.pixels(job, "front_rmbg") == before
+
+
+def test_what_jobs_cost_is_measured_without_what_was_taken_over(worker: Worker) -> None:
+    assert worker.store.pace.eta_s(1, 2) is None
+    job = worker.do(front=1)
+    assert job.started_at is not None
+    assert job.completed_at is not None
+    took_s = (job.completed_at - job.started_at).total_seconds()
+    measured = worker.store.pace.eta_s(1, 2)
+    assert measured == pytest.approx(took_s, abs=0.1)
+    worker.do(front=1)
+    assert worker.store.pace.eta_s(1, 2) == measured
