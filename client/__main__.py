@@ -18,11 +18,16 @@ from client.errors import FAILED, INTERRUPTED, WRONG_INPUT, CutoutError
 from client.pairs import InputError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(arguments)
+def main() -> int:
     # INT too: it would stay ignored in a script that starts us in the background.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    return run_command(sys.argv[1:])
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; the exit status. Raises SystemExit for wrong arguments and for --help."""
+    args = _parser().parse_args(arguments)
     try:
         # Not before: `cutout --help` needs neither requests nor pydantic, which take most of the start.
         from client import commands
@@ -68,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     rows = add("csv", "cut out the rows of a CSV file with the columns id, front, back, options", work, service)
     rows.add_argument("file", type=Path, metavar="FILE")
     jobs = add("jobs", "list jobs, newest first", service)
-    jobs.add_argument("--status", help="only these: queued, succeeded, failed, ...")
+    jobs.add_argument("--status", action="append", default=[], help="only these: queued, failed, ...; repeatable")
     jobs.add_argument("--id", help="only those with this id of yours")
     jobs.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many (default: 50)")
     cancel = add("cancel", "stop jobs; finished cells stay", service)

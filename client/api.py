@@ -5,7 +5,7 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -44,7 +44,7 @@ class CutoutClient:
         api_key: str | None = None,
         *,
         timeout_s: float = 60,
-        retry_s: float = 60,
+        retry_s: float = 120,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Nothing is sent yet.
@@ -125,20 +125,25 @@ class CutoutClient:
             ValueError: neither side is given.
             OSError: a file cannot be read.
         """
-        headers = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         if cancel_after_s is not None:
             headers["Cancel-After"] = f"{cancel_after_s}s"
         if fresh:
             headers["Cache-Control"] = "no-cache"
         content = _content(id, {"front": front, "back": back}, dict(options or {}))
+        return self._send("/process", headers=headers, **content)
+
+    def _send(self, path: str, *, headers: Mapping[str, str], **request: Any) -> Job:
+        """The job that a request makes."""
+        headers = {**headers, "Prefer": "respond-async"}
         try:
-            with self._transport.request("POST", "/process", ok=(200, 202), headers=headers, **content) as reply:
-                body, is_envelope = read_object(reply), reply.status_code == 202
+            with self._transport.request("POST", path, ok=(200, 202), headers=headers, **request) as reply:
+                body = read_object(reply)
         except CutoutError as error:
             if error.job_id is None:
                 raise
-            return self.get(error.job_id)  # a repeated request for a job that has failed meanwhile
-        return _read(Job, body) if is_envelope else self.get(str(body.get("job_id")))
+            return self.get(error.job_id)  # a repeated key, whose job has failed meanwhile
+        return _read(Job, body) if reply.status_code == 202 else self.get(str(body.get("job_id")))
 
     def wait(
         self, job_id: str, *, timeout_s: float | None = None, on_progress: Callable[[int], None] | None = None
@@ -196,19 +201,19 @@ class CutoutClient:
             OSError: a file cannot be written.
         """
         stem = _checked(str(job.id if name is None else name), _NAME)
-        found: dict[str, tuple[str, int | None]] = {}
-        for cell_name, cell in job.cells.items():
-            if cell.url:
-                found[cell_name] = (cell.url, cell.bytes)
-            found |= {f"{cell_name}_{kind}": (url, None) for kind, url in cell.files.items()}
-        if job.contact_sheet:
-            found["contact_sheet"] = (job.contact_sheet, None)
-        files = {}
+        found, files = _addresses(job), {}
         for file_name, (url, size_bytes) in found.items():
             suffix = _checked(PurePosixPath(urlsplit(url).path).suffix, _SUFFIX)
             # Names are ours: what a service says must not lead out of the folder.
             path = Path(folder) / f"{stem}_{_checked(file_name, _NAME)}{suffix}"
-            files[file_name] = self.download_file(url, path, size_bytes)
+            try:
+                self.download_file(url, path, size_bytes)
+            except CutoutError as error:
+                if error.code != "output_url_expired":
+                    raise
+                fresh = _addresses(self.get(job.job_id))  # signed anew
+                self.download_file(fresh[file_name][0], path, size_bytes)
+            files[file_name] = path
         return files
 
     def download_file(self, url: str, path: str | Path, size_bytes: int | None = None) -> Path:
@@ -228,12 +233,12 @@ class CutoutClient:
         """The job's changes as they come, to the last one; `after` is the id of the last one that you have seen."""
         return read_events(self._transport, _path(job_id) + "/events", after)
 
-    def list(self, *, status: str | None = None, id: int | str | None = None, page: int = 50) -> Iterator[Job]:
+    def list(self, *, status: str | Sequence[str] = (), id: int | str | None = None, page: int = 50) -> Iterator[Job]:
         """All jobs, newest first, fetched page by page as you go on; those of your API key, where keys are used.
 
         Args:
-            status, id: only those with this status, with this id of yours.
-            page: how many to fetch at once.
+            status, id: only those with this status (or one of these), with this id of yours.
+            page: how many to fetch at once, 1 to 100.
         """
         params: dict[str, Any] = {"status": status, "id": id, "limit": page}
         while True:
@@ -255,17 +260,29 @@ class CutoutClient:
         """
         self._transport.request("DELETE", _path(job_id), ok=(200, 202, 204)).close()
 
-    def retry(self, job_id: str, cell: str | None = None) -> Job:
-        """Compute the failed cells, or this one of them, again."""
-        # Not repeated after a lost answer: the second try would be told that there is nothing to do.
-        params = {"cell": cell}
-        return _read(
-            Job, self._transport.json("POST", f"{_path(job_id)}/retry", ok=(200, 202), params=params, repeat="refused")
-        )
+    def retry(self, job_id: str, *cells: str) -> Job:
+        """A new job that computes the failed cells of one that has ended, or those that you name.
+
+        What the old one delivered is the new one's from the start.
+        """
+        # Not repeated after a lost answer: it may have made a job, and a second one would be made.
+        return self._send(f"{_path(job_id)}/retry", params={"cell": cells}, headers={}, repeat="refused")
 
     def health(self) -> Health:
         """Whether jobs are being done. A service that is not ready is an answer too, not an error."""
         return _read(Health, self._transport.json("GET", "/health", ok=(200, 503), repeat="never"))
+
+
+def _addresses(job: Job) -> dict[str, tuple[str, int | None]]:
+    """All files of a job: name -> (address, size in bytes where it is known)."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for name, cell in job.cells.items():
+        if cell.url:
+            found[name] = (cell.url, cell.bytes)
+        found |= {f"{name}_{kind}": (url, None) for kind, url in cell.files.items()}
+    if job.contact_sheet:
+        found["contact_sheet"] = (job.contact_sheet, None)
+    return found
 
 
 def _path(job_id: str) -> str:

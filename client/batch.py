@@ -75,15 +75,19 @@ class Batch:
             part.unlink(missing_ok=True)
 
     def do(self, pair: Pair, on_progress: Callable[[int], None]) -> Outcome:
-        """Send, wait, save. Whatever goes wrong is the outcome of this pair alone.
+        """Send, wait, save. What goes wrong is the outcome of this pair alone.
 
         Args:
             on_progress: called with the number of the pair's finished cells.
+        Raises:
+            CutoutError: `unauthorized`, which no other pair would fare better with.
         """
         started = time.monotonic()
         try:
             outcome = self._do(pair, on_progress)
         except CutoutError as error:
+            if error.code == "unauthorized":
+                raise
             outcome = Outcome(pair, "failed", [failure_row(pair.id, error.code, error.detail, error.job_id or "")])
         except OSError as exc:
             outcome = Outcome(pair, "failed", [failure_row(pair.id, "file_error", f"{exc.filename}: {exc.strerror}")])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from client.api import CutoutClient
-from client.errors import FAILED
+from client.errors import FAILED, CutoutError
 from client.pairs import InputError, Pair, find_pairs, is_address, name_to_id, parse_options, read_csv, read_id
 from client.run import run_pairs
 
@@ -110,12 +110,18 @@ def jobs(args: argparse.Namespace) -> int:
 
 
 def cancel(args: argparse.Namespace) -> int:
-    """Stop jobs."""
+    """Stop jobs; one that cannot be stopped does not keep the others."""
+    status = 0
     with _client(args) as client:
         for job_id in args.job_id:
-            job = client.cancel(job_id)
-            print(job.model_dump_json(exclude_unset=True) if args.json else f"{job.job_id}: {job.status}")
-    return 0
+            try:
+                job = client.cancel(job_id)
+            except CutoutError as error:
+                print(f"cutout: {error}", file=sys.stderr)
+                status = FAILED
+            else:
+                print(job.model_dump_json(exclude_unset=True) if args.json else f"{job.job_id}: {job.status}")
+    return status
 
 
 def health(args: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ def read_events(
         CutoutError: there is no such job, or no connection lasts.
     """
     patience = transport.patience()
-    options: dict[str, Any] = {"repeat": repeat, "stream": True, "read_timeout_s": SILENCE_S}
+    options: dict[str, Any] = {"repeat": repeat, "ok": (200, 204), "stream": True, "read_timeout_s": SILENCE_S}
     while True:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         if after:
@@ -42,6 +42,8 @@ def read_events(
         error = CutoutError(CONNECTION_FAILED, f"{path} ended before the job did", retryable=True)
         try:
             with transport.request("GET", path, headers=headers, **options) as reply:
+                if reply.status_code == 204:  # the job has ended, and you have seen it all
+                    return
                 for event in parse_events(_chunks(reply, until)):
                     after = event.id or after
                     patience = transport.patience()  # the connection works

@@ -32,6 +32,7 @@ class Cell(Reply):
         width, height: pixels. bytes: size of the file. seconds: what it took.
         files: addresses of what the options added: print, underbase, thumbnail, proof_black, ...
         preflight: what a printer would check; its `level` is the worst of the checks: ok, warn or fail.
+        cached: it was taken over from an earlier job.
     """
 
     status: str
@@ -42,6 +43,7 @@ class Cell(Reply):
     seconds: float | None = None
     files: dict[str, str] = Field(default_factory=dict)
     preflight: dict[str, Any] | None = None
+    cached: bool = False
     error: Failure | None = None
 
 
@@ -58,6 +60,8 @@ class Job(Reply):
     Attributes:
         id: your own id, as sent.
         status: queued, preparing, processing; or final: succeeded, partial, failed, canceled, expired.
+        queue_position: 1 is the next. eta_seconds: until a queued job is likely done.
+        deadline: it expires when it has not ended by then. retry_of: the job whose failed cells it does again.
         cells: by name, `front_rmbg`, `back_birefnet`, ...
         result: the body of a 200 from POST /process, once there is one.
     """
@@ -68,12 +72,15 @@ class Job(Reply):
     created_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    deadline: datetime | None = None
+    retry_of: str | None = None
     queue_position: int | None = None
     eta_seconds: float | None = None
     progress: Progress = Progress()
     cells: dict[str, Cell] = Field(default_factory=dict)
     result: dict[str, Any] | None = None
     error: Failure | None = None
+    webhook: dict[str, Any] | None = None
 
     @property
     def is_final(self) -> bool:

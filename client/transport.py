@@ -19,7 +19,7 @@ from client.patience import Patience
 CONNECT_TIMEOUT_S = 10.0
 #: The service has said that it did not do it.
 _REFUSED = frozenset({429, 503})
-#: A gateway gave up waiting for the service: it may have been done.
+#: From a gateway that gave up waiting for the service: it may have been done.
 _LOST = frozenset({502, 504})
 
 #: always: even if it may have been done already; refused: only if it was certainly not; never: the first answer counts.
@@ -102,11 +102,12 @@ class Transport:
                 if reply.status_code in ok:
                     return reply
                 error = read_error(reply)
-                may_repeat = reply.status_code in _REFUSED or (reply.status_code in _LOST and repeat == "always")
+                may_repeat = error.status in _REFUSED or (_is_lost(error) and repeat == "always")
             except requests.RequestException as exc:
                 error = connection_error(address, exc)
                 may_repeat = repeat == "always" or _never_connected(exc)
-            if repeat == "never" or not may_repeat:
+            # An error with a job is that job's end, in answer to a repeated key: it will not change.
+            if repeat == "never" or not may_repeat or error.job_id:
                 raise error
             patience.pause(error)
 
@@ -131,6 +132,11 @@ class _Key(AuthBase):
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _is_lost(error: CutoutError) -> bool:
+    """Whether a gateway answered in the service's place."""
+    return error.status in _LOST and error.code == UNEXPECTED_REPLY
 
 
 def connection_error(address: str, exc: Exception) -> CutoutError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from client import CutoutClient
+from client import CutoutClient, CutoutError
 from client.batch import Batch, Outcome, in_parallel
 from client.pairs import InputError, Pair
 from client.state import STATE_FILE, Entry, State
@@ -138,14 +138,15 @@ def test_of_a_partial_job_only_the_failed_cells_are_done_again(service: Service)
     first = service.run()
     assert (first.status, first.is_good) == ("partial", False)
     assert [row.error_code for row in first.rows] == ["", "inference_failed"]
-    service.server.plan("GET", "/jobs/j1", partial(service, "partial"), Answer(200, service.job("j1", "succeeded")))
-    service.server.plan("POST", "/jobs/j1/retry", Answer(202, service.job("j1", "queued")))
-    assert service.run().is_good
+    service.server.plan("POST", "/jobs/j1/retry", Answer(202, service.job("j2", "queued")))
+    service.server.plan("GET", "/jobs/j2", Answer(200, service.job("j2", "succeeded")))
+    service.server.plan("GET", "/outputs/j2.png", Answer(200, PNG))
+    second = service.run()
+    assert (second.is_good, second.rows[0].job_id) == (True, "j2")
     assert service.sent() == 1
-    assert "POST /jobs/j1/retry" in service.server.paths()
 
 
-@pytest.mark.parametrize("refusal", [problem(404, "not_found"), problem(409, "job_not_retryable")])
+@pytest.mark.parametrize("refusal", [problem(404, "not_found"), problem(410, "source_expired")])
 def test_a_partial_job_that_cannot_be_retried_is_sent_again(service: Service, refusal: Answer) -> None:
     service.server.plan("GET", "/jobs/j1", partial(service, "partial"))
     service.run()
@@ -159,6 +160,12 @@ def test_a_failed_pair_is_sent_again_under_a_new_key(service: Service) -> None:
     first = service.run()
     assert (first.status, first.rows[0].error_code, first.rows[0].error_detail) == ("failed", "invalid_request", "why")
     assert service.run().is_good
+
+
+def test_a_wrong_api_key_ends_the_run_instead_of_failing_every_pair(service: Service) -> None:
+    service.server.plan("POST", "/process", problem(401, "unauthorized"))
+    with pytest.raises(CutoutError, match=r"^unauthorized"):
+        service.run()
 
 
 def test_a_picture_that_cannot_be_read_costs_only_itself(service: Service) -> None:

@@ -75,6 +75,12 @@ def test_events_can_be_taken_up_where_an_earlier_reader_stopped(server: FlakySer
     assert server.asked[0].headers["Last-Event-ID"] == "3-0"
 
 
+def test_a_job_that_ended_with_the_last_event_seen_has_no_more(server: FlakyServer, client: CutoutClient) -> None:
+    server.plan("GET", PATH, Answer(204))
+    assert list(client.events("j1", after="5-0")) == []
+    assert len(server.asked) == 1
+
+
 def test_a_stream_that_never_comes_to_an_end_gives_up(server: FlakyServer, client: CutoutClient) -> None:
     server.plan("GET", PATH, answer([]))
     with pytest.raises(CutoutError) as caught:

@@ -1,5 +1,6 @@
 """Downloads are whole or not there, and never leave their folder."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_all_files_of_a_job_are_saved_under_its_own_id(
     }
     assert names(tmp_path) == ["7_contact_sheet.webp", "7_front_rmbg.png", "7_front_rmbg_print.png"]
     assert "GET /outputs/design_7_j1_front_rmbg.png?expires=1&signature=s" in server.paths()
+
+
+def test_an_address_that_has_ended_is_asked_for_anew(server: FlakyServer, client: CutoutClient, tmp_path: Path) -> None:
+    old = job(server, result=None)
+    for suffix in ("", "_print"):
+        path = f"/outputs/design_7_j1_front_rmbg{suffix}.png"
+        server.plan("GET", path, problem(410, "output_url_expired"), Answer(200, PNG))
+    fresh = json.loads(old.model_dump_json().replace("signature=s", "signature=new"))
+    server.plan("GET", "/jobs/j1", Answer(200, fresh))
+    assert set(client.download(old, tmp_path)) == {"front_rmbg", "front_rmbg_print"}
+    query = [path.partition("signature=")[2] for path in server.paths() if "signature" in path]
+    assert query == ["s", "new"]
 
 
 @pytest.mark.parametrize(

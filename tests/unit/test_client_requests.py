@@ -102,8 +102,8 @@ def test_retry_of_a_job_is_not_repeated_when_it_may_have_happened(server: FlakyS
         client.retry("j1")
     assert caught.value.code == "connection_failed"
     server.plan("POST", "/jobs/j1/retry", problem(503, "queue_full", Retry_After="1"), ACCEPTED)
-    assert client.retry("j1", cell="back_rmbg").job_id == "j1"
-    assert server.paths() == ["POST /jobs/j1/retry"] + ["POST /jobs/j1/retry?cell=back_rmbg"] * 2
+    assert client.retry("j1", "back_rmbg", "front_rmbg").job_id == "j1"
+    assert server.paths() == ["POST /jobs/j1/retry"] + ["POST /jobs/j1/retry?cell=back_rmbg&cell=front_rmbg"] * 2
 
 
 def test_an_absent_service_is_named_after_the_patience_is_over() -> None:
@@ -165,17 +165,21 @@ def test_addresses_go_as_json_and_files_as_a_form(server: FlakyServer, client: C
     assert b"private" not in form
 
 
-def test_a_repeated_key_whose_job_has_ended_gives_that_job(server: FlakyServer, client: Client) -> None:
-    ended = {**ENVELOPE, "status": "failed", "error": {"code": "source_not_an_image", "detail": "no picture"}}
+@pytest.mark.parametrize(("status", "code"), [(422, "source_not_an_image"), (504, "job_expired")])
+def test_a_repeated_key_whose_job_has_ended_gives_that_job(
+    server: FlakyServer, client: Client, status: int, code: str
+) -> None:
+    ended = {**ENVELOPE, "status": "failed", "error": {"code": code, "detail": "no picture"}}
     server.plan("GET", "/jobs/j1", Answer(200, ended))
-    refused = problem(422, "source_not_an_image")
+    refused = problem(status, code)
     assert isinstance(refused.body, dict)
-    server.plan("POST", "/process", Answer(422, {**refused.body, "job_id": "j1"}))
+    server.plan("POST", "/process", Answer(status, {**refused.body, "job_id": "j1"}))
     job = client.submit(7, front=b"picture")
     assert (job.status, job.job_id) == ("failed", "j1")
+    assert client.pauses == []
     with pytest.raises(CutoutError) as caught:
         job.raise_for_status()
-    assert (caught.value.code, caught.value.job_id) == ("source_not_an_image", "j1")
+    assert (caught.value.code, caught.value.job_id) == (code, "j1")
     server.plan("POST", "/process", Answer(200, {"id": 7, "job_id": "j1", "status": "succeeded"}))
     assert client.submit(7, front=b"picture").job_id == "j1"
 
@@ -183,11 +187,11 @@ def test_a_repeated_key_whose_job_has_ended_gives_that_job(server: FlakyServer, 
 def test_a_list_follows_its_cursor_only_as_far_as_it_is_read(server: FlakyServer, client: Client) -> None:
     first = {"jobs": [{**ENVELOPE, "job_id": name} for name in ("a", "b")], "next_cursor": "c1"}
     server.plan("GET", "/jobs", Answer(200, first), Answer(200, {"jobs": [{**ENVELOPE, "job_id": "c"}]}))
-    jobs = client.list(status="failed", page=2)
+    jobs = client.list(status=["failed", "partial"], page=2)
     assert [next(jobs).job_id, next(jobs).job_id] == ["a", "b"]
-    assert server.paths() == ["GET /jobs?status=failed&limit=2"]
+    assert server.paths() == ["GET /jobs?status=failed&status=partial&limit=2"]
     assert [job.job_id for job in jobs] == ["c"]
-    assert server.paths()[1:] == ["GET /jobs?status=failed&limit=2&cursor=c1"]
+    assert server.paths()[1:] == ["GET /jobs?status=failed&status=partial&limit=2&cursor=c1"]
 
 
 def test_health_of_a_service_that_is_not_ready_is_an_answer(server: FlakyServer, client: Client) -> None:
