@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,7 @@ def test_on_a_terminal_a_bar_counts_the_cells(stack: Stack, tmp_path: Path) -> N
         (tmp_path / f"{name}_back.png").write_bytes(picture(ord(name)))
     (tmp_path / "c_back.png").write_bytes(b"a broken picture")
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))  # a new one has no columns, and no room for a bar
     command = [sys.executable, "-m", "client", "folder", str(tmp_path), "--out", str(tmp_path / "out")]
     with subprocess.Popen(
         [*command, "--url", stack.url], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs
