@@ -30,11 +30,12 @@ from tests.redis_server import RedisServer, find_redis_server
 class Stack:
     """A running service, and the command line to use it with."""
 
-    def __init__(self, redis_server: RedisServer, folder: Path) -> None:
+    def __init__(self, redis_server: RedisServer, folder: Path, **environment: str) -> None:
+        """`environment`: further settings of the API."""
         self.folder, self.gate = folder, folder / "gate"
         self.gate.mkdir()
         settings = load_settings(redis_url=redis_server.url, outputs_dir=folder / "outputs")
-        self.api = Server(settings, folder / "api.log")
+        self.api = Server(settings, folder / "api.log", **environment)
         self.url = self.api.url
         env = {
             "REDIS_URL": redis_server.url,
