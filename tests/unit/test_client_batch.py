@@ -51,8 +51,8 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    with FlakyServer() as server, CutoutClient(server.url, retry_s=0.5) as client:
+def service(server: FlakyServer, tmp_path: Path) -> Iterator[Service]:
+    with CutoutClient(server.url, retry_s=0.5) as client:
         yield Service(server, client, tmp_path)
 
 

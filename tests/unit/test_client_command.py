@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ ROOT = Path(__file__).parents[2]
 JOB = {"job_id": "j1", "id": 7, "status": "queued", "created_at": "2026-11-24T10:00:00Z"}
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyServer]:
-    with FlakyServer() as server:
-        monkeypatch.setenv("CUTOUT_URL", server.url)
-        server.plan("GET", "/health", Answer(200, {"status": "ready", "models": {"rmbg": {}}}))
-        yield server
+@pytest.fixture(autouse=True)
+def _service(server: FlakyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTOUT_URL", server.url)
+    server.plan("GET", "/health", Answer(200, {"status": "ready", "models": {"rmbg": {}}}))
 
 
 @pytest.fixture

@@ -38,12 +38,6 @@ def answer(events: list[tuple[str, str, dict[str, Any]]], **how: Any) -> Answer:
 
 
 @pytest.fixture
-def server() -> Iterator[FlakyServer]:
-    with FlakyServer() as server:
-        yield server
-
-
-@pytest.fixture
 def client(server: FlakyServer) -> Iterator[CutoutClient]:
     with CutoutClient(server.url, retry_s=2) as client:
         yield client

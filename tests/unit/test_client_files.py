@@ -14,12 +14,6 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
 
 
 @pytest.fixture
-def server() -> Iterator[FlakyServer]:
-    with FlakyServer() as server:
-        yield server
-
-
-@pytest.fixture
 def client(server: FlakyServer) -> Iterator[CutoutClient]:
     with CutoutClient(server.url, retry_s=1) as client:
         yield client

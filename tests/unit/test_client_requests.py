@@ -16,12 +16,6 @@ ENVELOPE = {"job_id": "j1", "id": 7, "status": "queued", "progress": {"done": 0,
 ACCEPTED = Answer(202, ENVELOPE)
 
 
-@pytest.fixture
-def server() -> Iterator[FlakyServer]:
-    with FlakyServer() as server:
-        yield server
-
-
 class Client(CutoutClient):
     """Notes its pauses instead of making them."""
 
