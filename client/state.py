@@ -44,14 +44,10 @@ class Entry:
 
     def is_done(self, folder: Path) -> bool:
         """Whether every cutout was made, and every file is still there."""
-        return (
-            self.step == "ended"
-            and self.status == "succeeded"
-            and all(
-                (folder / name).is_file() and (folder / name).stat().st_size == size
-                for name, size in self.files.items()
-            )
-        )
+        if self.step != "ended" or self.status != "succeeded":
+            return False
+        paths = {folder / name: size for name, size in self.files.items()}
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
 class State:

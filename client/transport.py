@@ -102,7 +102,7 @@ class Transport:
                 if reply.status_code in ok:
                     return reply
                 error = read_error(reply)
-                may_repeat = error.status in _REFUSED or (_is_lost(error) and repeat == "always")
+                may_repeat = error.status in _REFUSED or (error.status in _LOST and repeat == "always")
             except requests.RequestException as exc:
                 error = connection_error(address, exc)
                 may_repeat = repeat == "always" or _never_connected(exc)
@@ -132,11 +132,6 @@ class _Key(AuthBase):
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _is_lost(error: CutoutError) -> bool:
-    """Whether a gateway answered in the service's place."""
-    return error.status in _LOST and error.code == UNEXPECTED_REPLY
 
 
 def connection_error(address: str, exc: Exception) -> CutoutError:
