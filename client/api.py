@@ -85,18 +85,21 @@ class CutoutClient:
         options: Mapping[str, Any] | None = None,
         *,
         timeout_s: float | None = None,
-        **how: Any,
+        idempotency_key: str | None = None,
+        cancel_after_s: int | None = None,
+        fresh: bool = False,
     ) -> Job:
         """Send one design and wait for its end.
 
         Args:
             timeout_s: how long to wait (s); None: as long as it takes.
-            others: see `submit`.
+            id, options, idempotency_key, cancel_after_s, fresh: see `submit`.
         Returns:
             The job, with at least one cutout: succeeded or partial.
         Raises:
             CutoutError: the job has no cutout; `wait_timeout`: it goes on, its id is in `job_id`.
         """
+        how: dict[str, Any] = {"idempotency_key": idempotency_key, "cancel_after_s": cancel_after_s, "fresh": fresh}
         job = self.wait(self.submit(id, front, back, options, **how).job_id, timeout_s=timeout_s)
         job.raise_for_status()
         return job
@@ -158,7 +161,14 @@ class CutoutClient:
             CutoutError: `wait_timeout` when it has not ended after timeout_s; the job goes on.
         """
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        report = on_progress or (lambda done: None)
+        most = 0
+
+        def report(done: int) -> None:
+            nonlocal most
+            if done > most and on_progress is not None:
+                on_progress(done)
+            most = max(most, done)
+
         if self._has_events:
             self._watch(job_id, deadline - SILENCE_S, report)
         pause_s = _POLL_S

@@ -107,8 +107,11 @@ class Batch:
         entry = Entry(str(pair.id), fingerprint, "sending")
         job = self._take_up(known)
         if job is not None:
-            with contextlib.suppress(_FilesGone):
+            try:
                 return self._finish(pair, job, entry, on_progress)
+            except CutoutError as error:
+                if error.code not in _FILES_GONE:
+                    raise
         # A key that was sent before may have arrived: with it, the job is not made twice.
         key = known.key if known is not None and known.step == "sending" else uuid.uuid4().hex
         entry = replace(entry, key=key)
@@ -137,21 +140,12 @@ class Batch:
         entry = replace(entry, step="sent", job_id=job.job_id)
         self._state.record(entry)
         job = self._client.wait(job.job_id, on_progress=on_progress)
-        try:
-            files = self._client.download(job, self._folder, name=str(pair.id))
-        except CutoutError as error:
-            if error.code in _FILES_GONE:
-                raise _FilesGone from error
-            raise
+        files = self._client.download(job, self._folder, name=str(pair.id))
         rows = job_rows(job, files)
         sizes = {path.name: path.stat().st_size for path in files.values()}
         entry = replace(entry, step="ended", status=job.status, rows=[row.to_json() for row in rows], files=sizes)
         self._state.record(entry)
         return Outcome(pair, job.status, rows)
-
-
-class _FilesGone(Exception):
-    """The job is done and its files have been removed from the service."""
 
 
 def _fingerprint(id: int | str, sides: Mapping[str, bytes | str], options: Mapping[str, Any]) -> str:

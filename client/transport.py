@@ -87,8 +87,12 @@ class Transport:
         """
         is_ours = url.startswith("/")
         address = self.base_url + url if is_ours else url
-        # Prepared once: every try sends the same bytes.
-        prepared = self._session.prepare_request(requests.Request(method, address, headers=headers, **content))
+        try:
+            # Once: every try sends the same bytes.
+            prepared = self._session.prepare_request(requests.Request(method, address, headers=headers, **content))
+            self._session.get_adapter(str(prepared.url))  # raises for anything but http(s)
+        except (requests.RequestException, UnicodeError) as exc:
+            raise CutoutError(UNEXPECTED_REPLY, f"{address[:200]!r} cannot be asked for") from exc
         options: dict[str, Any] = {
             "timeout": (CONNECT_TIMEOUT_S, read_timeout_s or self._timeout_s),
             # Followed, a redirect would turn POST into GET. Files may well have moved to an object store.
