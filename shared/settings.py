@@ -1,7 +1,7 @@
 """The service's settings: one frozen, typed object, read from the environment once per process.
 
 Every field below is an environment variable of the same name in capitals (`REDIS_URL`, `MODELS`, ...); `.env.example`
-and the README table list the same fields, which a test compares. Nothing else in the project reads the environment.
+and the README table list the same fields, which a test compares. Nothing else in the service reads the environment.
 """
 
 import ipaddress

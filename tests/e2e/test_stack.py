@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,25 +95,58 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def test_a_job_by_curl_as_the_readme_shows_it(stack: Stack) -> None:
-    """Given the README's lines, when they run against this stack, then all four cutouts are right."""
+def readme_examples(language: str) -> list[str]:
+    """The README's examples that are marked to be run, in its order."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(rf"<!-- run by tests/e2e -->\n```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def run_example(stack: Stack, folder: Path, command: list[str], example: str) -> str:
+    """Run an example in a folder that has the samples where the README says; what it prints."""
+    (folder / "tests").symlink_to(ROOT / "tests")
+    script = example.replace("http://127.0.0.1:8001", stack.url)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUTOUT_URL": stack.url}
+    done = subprocess.run([*command, script], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, f"{example}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", readme_examples("bash"))
+def test_the_commands_of_the_readme_run_as_they_are_shown(stack: Stack, tmp_path: Path, example: str) -> None:
+    """Given the README's lines, when they run against this stack, then all cutouts of their job are right."""
     if shutil.which("curl") is None:
         assert not os.environ.get("CI"), "no curl in CI"
         pytest.skip("curl is not installed")
-    readme = (ROOT / "README.md").read_text()
-    block = re.search(r"<!-- run by tests/e2e -->\s*```bash\n(.*?)```", readme, re.DOTALL)
-    assert block is not None
-    script = block[1].replace("http://127.0.0.1:8001", stack.url)
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    reply = json.loads(done.stdout)
-    assert reply["id"] == 123
-    assert reply["status"] == "succeeded"
-    for side in ("front", "back"):
-        for model in ("rmbg", "birefnet"):
-            png = requests.get(reply[f"{side}_{model}"], timeout=30)
-            assert png.headers["Content-Type"] == "image/png"
-            assert_right(png.content, side)
+    # As `pip install .` would put it on the PATH.
+    shell = f'cutout() {{ "{sys.executable}" -m client "$@"; }}\n'
+    printed = run_example(stack, tmp_path, ["bash", "-euo", "pipefail", "-c"], shell + example)
+    if example.startswith("cutout"):
+        report = json.loads((tmp_path / "cutouts" / "report.json").read_text())
+        files = {row["cell"]: (tmp_path / "cutouts" / row["file"]).read_bytes() for row in report["cells"]}
+    else:
+        job_id = json.loads(printed)["job_id"]
+        envelope: Any = wait_for("the job", lambda: get_ended(stack, job_id), stack.process)
+        files = {name: requests.get(cell["url"], timeout=30).content for name, cell in envelope["cells"].items()}
+    assert len(files) in (2, 4)
+    for name, png in files.items():
+        assert_right(png, name.partition("_")[0])
+
+
+def get_ended(stack: Stack, job_id: str) -> dict[str, Any] | None:
+    """The job, once it has succeeded."""
+    envelope: dict[str, Any] = requests.get(f"{stack.url}/jobs/{job_id}", timeout=10).json()
+    return envelope if envelope["status"] == "succeeded" else None
+
+
+def test_the_python_example_of_the_readme_runs_as_it_is_shown(stack: Stack, tmp_path: Path) -> None:
+    (example,) = readme_examples("python")
+    printed = run_example(stack, tmp_path, [sys.executable, "-c"], example)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "cutouts").iterdir()}
+    assert sorted(files) == [f"124_{side}_{model}.png" for side in ("back", "front") for model in ("birefnet", "rmbg")]
+    for name, png in files.items():
+        assert_right(png, name.split("_")[1])
+        assert f"cutouts/{name}" in printed
+    assert printed.splitlines()[-1] in ("rmbg", "birefnet")
 
 
 def test_an_asynchronous_job_is_polled_to_its_end(stack: Stack) -> None:

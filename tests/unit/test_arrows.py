@@ -1,4 +1,4 @@
-"""Who may import whom: api -> shared <- worker, and no torch outside the worker."""
+"""Who may import whom: api -> shared <- worker, no torch outside the worker, and a client that stands alone."""
 
 import ast
 import json
@@ -53,9 +53,19 @@ def test_shared_loads_neither_side() -> None:
     assert not loaded & (HEAVY | {"api", "worker", "flask"})
 
 
+def test_the_client_loads_nothing_of_the_service() -> None:
+    loaded = loaded_after("import client.commands; from client import CutoutClient; CutoutClient()")
+    assert not loaded & (HEAVY | {"api", "worker", "shared", "flask", "redis"})
+
+
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
-    [("api", {"worker", *HEAVY}), ("shared", {"api", "worker", *HEAVY}), ("worker", {"api", "flask", "gunicorn"})],
+    [
+        ("api", {"worker", "client", *HEAVY}),
+        ("shared", {"api", "worker", "client", *HEAVY}),
+        ("worker", {"api", "client", "flask", "gunicorn"}),
+        ("client", {"api", "worker", "shared", "flask", "redis", "celery", *HEAVY}),
+    ],
 )
 def test_no_file_imports_against_the_arrows(folder: str, forbidden: set[str]) -> None:
     wrong = {path: names & forbidden for path, names in imported_by(folder).items() if names & forbidden}

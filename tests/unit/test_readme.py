@@ -82,3 +82,12 @@ def test_every_make_target_of_the_command_table_exists() -> None:
 def test_every_link_inside_the_repository_leads_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_example_that_can_run_here_is_run_by_a_test() -> None:
+    blocks = re.findall(r"^(.*)\n```(?:bash|python)\n((?:.*\n)*?)```", README, re.MULTILINE)
+    assert len(blocks) > 4
+    for above, block in blocks:
+        calls_the_api = "curl" in block or "cutout " in block or "import CutoutClient" in block
+        if calls_the_api and "example.com" not in block:
+            assert above == "<!-- run by tests/e2e -->", f"not marked to be run:\n{block}"
