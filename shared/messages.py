@@ -13,8 +13,7 @@ from shared.settings import Settings
 #: New jobs, in the order they came.
 QUEUE = "jobs"
 #: Steps of jobs that were begun. Workers empty it first: a job is finished before another is begun, or a burst of jobs
-#: would all be prepared, and wait on the disk, before the first of them gets its cells. The order is the alphabet's:
-#: this name must come before QUEUE.
+#: would all be prepared, and wait on the disk, before the first of them gets its cells.
 CELL_QUEUE = "cells"
 PLAN = "jobs.plan"
 CELL = "jobs.cell"
@@ -47,7 +46,7 @@ def make_celery(settings: Settings, name: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "queue_order_strategy": "sorted",
+            "queue_order_strategy": "priority",  # a worker takes from its queues in the order it names them
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
         },

@@ -241,7 +241,7 @@ def run_worker(
             pool="threads",
             concurrency=settings.worker_threads,
             hostname=f"{settings.worker_name}@cutout",
-            queues=[messages.CELL_QUEUE, messages.QUEUE],
+            queues=[messages.CELL_QUEUE, messages.QUEUE],  # in this order: see there
             loglevel=settings.log_level,
             quiet=True,  # no banner between the JSON lines
             task_events=True,

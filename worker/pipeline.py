@@ -53,11 +53,12 @@ class Pipeline:
             The (side, model) pairs that have to be computed. Cells of a side that failed are recorded as failed, cells
             that the result cache has as succeeded. Empty too when the job is gone or has ended.
         """
+        job = self._current(job_id, "prepare")
+        if job is None or job.is_final:
+            return []
         try:
-            job = self._current(job_id)
-            return [] if job.is_final else self._prepare(job)
+            return self._prepare(job)
         except JobNotFound:
-            log.warning("job_gone", step="prepare")
             self._remove_files(job_id)
             return []
 
@@ -87,7 +88,7 @@ class Pipeline:
                         CellRecord(status=CellStatus.FAILED, error=error.to_record()),
                     )
         self._store.transition(job_id, JobStatus.PROCESSING)
-        if self._current(job_id).is_final:  # canceled or overdue meanwhile
+        if self._store.expire_if_overdue(self._store.get(job_id)).is_final:  # canceled or overdue meanwhile
             return []
         return [(side, model) for side, model in good if not self._take_from_cache(job, side, model)]
 
@@ -98,13 +99,16 @@ class Pipeline:
         self._store.record_cell(job.job_id, cell_name(side, model), record)
         return True
 
-    def _current(self, job_id: str) -> Job:
-        """The job as it stands; one that is past its deadline ends here, before it costs anything more.
+    def _current(self, job_id: str, step: str) -> Job | None:
+        """The job as it stands when a step begins; None when its record is gone.
 
-        Raises:
-            JobNotFound: its record has expired or was deleted.
+        One that is past its deadline ends here, before it costs anything more.
         """
-        return self._store.expire_if_overdue(self._store.get(job_id))
+        try:
+            return self._store.expire_if_overdue(self._store.get(job_id))
+        except JobNotFound:
+            log.warning("job_gone", step=step)
+            return None
 
     def _prepare_side(self, job: Job, side: str) -> tuple[AppError | None, float]:
         started = time.perf_counter()
@@ -130,19 +134,21 @@ class Pipeline:
             The cell's record as a JSON object, also when it failed: a chord whose task raises never ends.
         """
         name = cell_name(side, model)
+        gone = CellRecord(status=CellStatus.FAILED, error=JobNotFound(f"the job of {name} is gone").to_record())
+        job = self._current(job_id, "cell")
+        if job is None:
+            return gone.model_dump(mode="json")
+        record = job.cells[name]
+        # Ended, or delivered again after it was done.
+        if job.is_final or (record.status == CellStatus.SUCCEEDED and self._is_delivered(record)):
+            return record.model_dump(mode="json")
         try:
-            job = self._current(job_id)
-            record = job.cells[name]
-            # Ended, or delivered again after it was done.
-            if job.is_final or (record.status == CellStatus.SUCCEEDED and self._is_delivered(record)):
-                return record.model_dump(mode="json")
             self._store.record_cell(job_id, name, CellRecord(status=CellStatus.PROCESSING))
             record = self._compute(job, side, model)
             self._deliver(job, side, model, record)
-        except JobNotFound as exc:
-            log.warning("job_gone", step="cell", cell=name)
+        except JobNotFound:
             self._remove_files(job_id)
-            record = CellRecord(status=CellStatus.FAILED, error=exc.to_record())
+            record = gone
         return record.model_dump(mode="json")
 
     def _compute(self, job: Job, side: str, model: str) -> CellRecord:
@@ -190,7 +196,11 @@ class Pipeline:
             self._storage.remove_outputs(job.job_id, cell=name)
 
     def _remove_files(self, job_id: str) -> None:
-        """The job was deleted, with all of its files; what a running step has written since goes too."""
+        """The job was deleted, with all of its files, while a step was running; what that has written goes too.
+
+        Never for a job that was gone when the step began: its record may have expired, and its outputs outlive that.
+        """
+        log.warning("job_deleted_meanwhile")
         self._storage.remove_outputs(job_id)
         self._storage.remove_work(job_id)
 
@@ -200,14 +210,15 @@ class Pipeline:
     # --- step 3: the reply ------------------------------------------------------------------------------------
     def assemble(self, job_id: str) -> None:
         """End the job from the records of its cells; of several calls, the first one counts."""
+        job = self._current(job_id, "assemble")
+        if job is None:
+            return
         try:
-            job = self._store.get(job_id)
             if not job.is_final:
                 self._finish(job)
             # Also when an earlier call ended the job and then died before this line.
             self._clean_up(job_id)
         except JobNotFound:
-            log.warning("job_gone", step="assemble")
             self._remove_files(job_id)
 
     def _finish(self, job: Job) -> None:

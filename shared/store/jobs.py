@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from redis import Redis
 
-from shared.errors import JobCanceled, JobExpired, JobNotFound, QueueFull
+from shared.errors import JobCanceled, JobExpired, JobNotFound
 from shared.jobs import FINAL, FINAL_CELLS, OPEN, TRANSITIONS, CellRecord, CellStatus, Job, JobStatus, utc_now
 from shared.settings import Settings
 from shared.store.cells import KeptCells
@@ -17,6 +17,7 @@ from shared.store.connection import SOCKET_TIMEOUT_S, connect, translated
 from shared.store.events import READ_SLICE_S, JobEvents, events_key
 from shared.store.index import JobIndex, listing_keys
 from shared.store.pace import Pace
+from shared.store.queue import DEADLINES, QUEUED, JobQueue
 from shared.store.records import dump, encode, from_hash, job_key, to_hash
 from shared.store.scripts import CHANGE, CREATE, MARK
 from shared.store.workers import WorkerReports
@@ -24,11 +25,8 @@ from shared.store.workers import WorkerReports
 #: Events kept per job; a job makes about 15, so only a repeating fault reaches it.
 EVENTS_KEPT = 200
 
-_QUEUED = "jobs:queued"
-_DEADLINES = "jobs:deadlines"
 
-
-class Store(JobEvents, WorkerReports):
+class Store(JobEvents, JobQueue, WorkerReports):
     """Job records, their events, the queue's order and the workers' reports.
 
     Safe to share between threads. Every method raises StoreUnavailable when Redis does not answer.
@@ -89,8 +87,8 @@ class Store(JobEvents, WorkerReports):
                 keys=[
                     job_key(job.job_id),
                     events_key(job.job_id),
-                    _QUEUED,
-                    _DEADLINES,
+                    QUEUED,
+                    DEADLINES,
                     *listing_keys(job.caller, job.id),
                     claim.key if claim else "",
                 ],
@@ -106,7 +104,7 @@ class Store(JobEvents, WorkerReports):
                 ],
             )
         if outcome == 0:
-            raise self._queue_full()
+            raise self.queue_full()
         return bool(outcome == 1)
 
     def get(self, job_id: str) -> Job:
@@ -144,21 +142,6 @@ class Store(JobEvents, WorkerReports):
             for status, completed in replies
         ]
 
-    def raise_if_full(self) -> None:
-        """A first look, before a request does work that would be in vain; what counts is the one of `create`.
-
-        Raises:
-            QueueFull: as `create`.
-        """
-        if self.queue_depth() >= self._max_queued:
-            raise self._queue_full()
-
-    def _queue_full(self) -> QueueFull:
-        return QueueFull(
-            f"{self._max_queued} jobs wait already (MAX_QUEUED_JOBS)",
-            retry_after_s=self.pace.retry_after_s(self._max_queued),
-        )
-
     def delete(self, job: Job, *, keep_events_s: int = 0) -> None:
         """Forget a job: its record, claim and places in the queue and the listings, and its events.
 
@@ -171,7 +154,7 @@ class Store(JobEvents, WorkerReports):
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.delete(key, *([claim] if claim else []))
                 pipe.expire(events, keep_events_s)
-                for listing in (_QUEUED, _DEADLINES, *listing_keys(job.caller, job.id)):
+                for listing in (QUEUED, DEADLINES, *listing_keys(job.caller, job.id)):
                     pipe.zrem(listing, job.job_id)
                 pipe.execute()
 
@@ -237,17 +220,6 @@ class Store(JobEvents, WorkerReports):
         self.expire(job.job_id)
         return self.get(job.job_id)
 
-    def overdue(self, now: datetime) -> list[str]:
-        """Open jobs whose deadline has passed, at most 100 at once."""
-        with translated():
-            found = self._redis.zrangebyscore(_DEADLINES, "-inf", f"{now.timestamp():.3f}", start=0, num=100)
-        return [str(job_id) for job_id in found]
-
-    def forget_deadline(self, job_id: str) -> None:
-        """Drop the deadline of a job whose record is gone."""
-        with translated():
-            self._redis.zrem(_DEADLINES, job_id)
-
     def record_cell(self, job_id: str, name: str, cell: CellRecord) -> bool:
         """Record how a cell stands and append the event {"type": "cell", "cell": name, ...the record}.
 
@@ -288,7 +260,7 @@ class Store(JobEvents, WorkerReports):
         pairs = [part for pair in values.items() for part in pair]
         with translated():
             outcome = self._change(
-                keys=[job_key(job_id), events_key(job_id), _QUEUED, _DEADLINES],
+                keys=[job_key(job_id), events_key(job_id), QUEUED, DEADLINES],
                 args=[
                     self._ttl_s,
                     EVENTS_KEPT,
@@ -343,19 +315,6 @@ class Store(JobEvents, WorkerReports):
             if not events or any(event.get("final") for _, event in events):
                 job = self.get(job_id)
         return job
-
-    # --- the queue --------------------------------------------------------------------------------------------
-    def queue_position(self, job_id: str) -> int | None:
-        """A queued job's place, 1 being the next; None when it is not queued."""
-        with translated():
-            rank = self._redis.zrank(_QUEUED, job_id)
-        return None if rank is None else int(rank) + 1
-
-    def queue_depth(self) -> int:
-        """How many jobs no worker has begun."""
-        oldest_us = int(utc_now().timestamp() - self._ttl_s) * 1_000_000
-        with translated():
-            return int(self._redis.zcount(_QUEUED, oldest_us, "+inf"))
 
 
 def _cell_event(name: str, cell: CellRecord) -> dict[str, Any]:

@@ -153,6 +153,16 @@ def test_a_request_that_fails_frees_its_key(
     assert job_id(send(client))
 
 
+def test_a_request_that_is_refused_frees_its_key_at_once(settings: Settings, redis_server: RedisServer) -> None:
+    client = create_app(settings.model_copy(update={"max_queued_jobs": 1})).test_client()
+    other = job_id(send(client, key="other"))
+    assert_problem(send(client), 503, "queue_full")
+    with redis.Redis(port=redis_server.port) as connection:
+        assert len(connection.keys("idempotency:*")) == 1
+    client.post(f"/jobs/{other}/cancel")
+    assert "Idempotent-Replayed" not in send(client).headers
+
+
 def test_a_claim_of_a_request_that_died_holds_others_up_only_for_its_short_life(
     app: Flask, store: Store, redis_server: RedisServer
 ) -> None:

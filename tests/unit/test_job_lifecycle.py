@@ -152,6 +152,21 @@ def test_deleting_an_open_job_cancels_it_and_ends_the_wait_for_it(app: Flask, pl
     assert app.test_client().get(f"/jobs/{played_worker.taken[0].job_id}").status_code == 404
 
 
+def test_the_end_of_a_deleted_job_can_still_be_read_by_who_was_about_to(
+    client: FlaskClient, store: Store, redis_server: RedisServer
+) -> None:
+    """Given a reader between two reads, when its job is canceled and deleted, then its next read finds the end."""
+    open_job, ended = submit(client), submit(client)
+    seen = store.events(open_job)[-1][0]
+    client.post(f"/jobs/{ended}/cancel")
+    for job_id in (open_job, ended):
+        client.delete(f"/jobs/{job_id}")
+    assert [event["status"] for _, event in store.events(open_job, seen)] == ["canceled"]
+    assert store.events(ended) == []
+    with redis.Redis(port=redis_server.port) as connection:
+        assert 0 < connection.ttl(f"job:{open_job}:events") <= 60
+
+
 # --- retry ------------------------------------------------------------------------------------------------------------
 
 

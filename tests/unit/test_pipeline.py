@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,6 +15,7 @@ from shared.jobs import CellStatus, Job, JobStatus, Source, new_job, new_job_id
 from shared.settings import Settings
 from shared.storage import FolderStorage, name_of
 from shared.store import Store
+from tests.redis_server import RedisServer
 from tests.tiny_worker import TinyEngine
 from worker.pipeline import Pipeline
 
@@ -250,3 +252,16 @@ def test_what_jobs_cost_is_measured_without_what_was_taken_over(worker: Worker) 
     assert measured == pytest.approx(took_s, abs=0.1)
     worker.do(front=1)
     assert worker.store.pace.eta_s(1, 2) == measured
+
+
+def test_a_message_that_comes_after_its_record_has_expired_costs_no_output(
+    worker: Worker, redis_server: RedisServer
+) -> None:
+    """A record lives shorter than its files: whoever has their addresses keeps them."""
+    job = worker.do(("rmbg",), front=1)
+    with redis.Redis(port=redis_server.port) as client:
+        client.delete(f"job:{job.job_id}")  # as its lifetime does
+    assert worker.pipeline.prepare(job.job_id) == []
+    assert worker.pipeline.cell(job.job_id, "front", "rmbg")["error"]["code"] == "job_not_found"
+    worker.pipeline.assemble(job.job_id)
+    assert worker.pixels(job, "front_rmbg")

@@ -1,0 +1,60 @@
+"""The order in which jobs wait, how many may, and until when."""
+
+from datetime import datetime
+from typing import Any
+
+from shared.errors import QueueFull
+from shared.jobs import utc_now
+from shared.store.connection import translated
+from shared.store.pace import Pace
+
+QUEUED = "jobs:queued"
+DEADLINES = "jobs:deadlines"
+
+
+class JobQueue:
+    """The part of the store that knows which jobs wait. Only scripts.py changes what is here."""
+
+    _redis: Any
+    _ttl_s: int
+    _max_queued: int
+    pace: Pace
+
+    def queue_position(self, job_id: str) -> int | None:
+        """A queued job's place, 1 being the next; None when it is not queued."""
+        with translated():
+            rank = self._redis.zrank(QUEUED, job_id)
+        return None if rank is None else int(rank) + 1
+
+    def queue_depth(self) -> int:
+        """How many jobs no worker has begun."""
+        oldest_us = int(utc_now().timestamp() - self._ttl_s) * 1_000_000
+        with translated():
+            return int(self._redis.zcount(QUEUED, oldest_us, "+inf"))
+
+    def raise_if_full(self) -> None:
+        """A first look, before a request does work that would be in vain; what counts is the one of `create`.
+
+        Raises:
+            QueueFull: as `create`.
+        """
+        if self.queue_depth() >= self._max_queued:
+            raise self.queue_full()
+
+    def queue_full(self) -> QueueFull:
+        """The error that says so, and when to come again."""
+        return QueueFull(
+            f"{self._max_queued} jobs wait already (MAXQUEUED_JOBS)",
+            retry_after_s=self.pace.retry_after_s(self._max_queued),
+        )
+
+    def overdue(self, now: datetime) -> list[str]:
+        """Open jobs whose deadline has passed, at most 100 at once."""
+        with translated():
+            found = self._redis.zrangebyscore(DEADLINES, "-inf", f"{now.timestamp():.3f}", start=0, num=100)
+        return [str(job_id) for job_id in found]
+
+    def forget_deadline(self, job_id: str) -> None:
+        """Drop the deadline of a job whose record is gone."""
+        with translated():
+            self._redis.zrem(DEADLINES, job_id)
