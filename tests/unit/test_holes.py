@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
+from tests.scans import SCANS, Scan, scanned
 from worker.images import Picture
-from worker.images.holes import flat_background, punch_holes
+from worker.images.holes import punch_holes
 
 Array = np.ndarray[Any, Any]
 
@@ -84,12 +85,71 @@ def test_a_transparent_source_is_left_alone() -> None:
     assert punch_holes(Picture(rgb, alpha), filled(truth)).count == 0
 
 
-def test_the_border_tells_the_background() -> None:
-    rgb = np.full((50, 60, 3), (10, 200, 30), np.uint8)
-    rgb[10:40, 10:50] = 0
-    colour = flat_background(rgb)
-    assert colour is not None
-    assert colour.tolist() == [10, 200, 30]
+@pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
+@pytest.mark.parametrize("ink", [(20, 20, 20), (200, 30, 60)])
+def test_letters_on_real_paper_lose_their_counters_and_keep_their_ink(ink: tuple[int, int, int], scan: Scan) -> None:
+    rgb, truth = lettering(ink, (255, 255, 255))
+    before = filled(truth)
+    found = punch_holes(Picture(scanned(rgb, scan), None), before)
+    counters = (before > 0.5) & (truth < 0.5)
+    assert found.count == 8
+    assert found.mask[counters].mean() < 0.08  # what is left is their antialiased rim
+    assert found.mask[truth > 0.98].mean() > 0.97
+    assert np.abs(found.mask - truth).mean() < 0.1 * np.abs(before - truth).mean()
+
+
+def bear() -> tuple[Array, Array]:
+    """An outlined drawing of one ink with a white body, and its true mask: white pupils in black eyes in the body."""
+    image = Image.new("RGB", (400, 400), "white")
+    draw = ImageDraw.Draw(image)
+    for box, fill in (
+        ((40, 40, 360, 360), "black"),
+        ((50, 50, 350, 350), "white"),
+        ((100, 120, 172, 208), "black"),
+        ((228, 120, 300, 208), "black"),
+        ((128, 152, 160, 188), "white"),
+        ((256, 152, 288, 188), "white"),
+    ):
+        draw.ellipse(box, fill=fill)
+    mask = (np.hypot(*(np.mgrid[0:400, 0:400] - 200)) < 160).astype(np.float32)
+    return np.array(image), mask
+
+
+def eye() -> tuple[Array, Array]:
+    """White inside art of several colours."""
+    image = Image.new("RGB", (400, 400), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((40, 40, 360, 360), fill="#e87020")
+    draw.rectangle((90, 220, 310, 300), fill="#702080")
+    draw.ellipse((120, 120, 190, 200), fill="white")
+    draw.rectangle((150, 240, 250, 270), fill="white")
+    mask = (np.hypot(*(np.mgrid[0:400, 0:400] - 200)) < 160).astype(np.float32)
+    return np.array(image), mask
+
+
+@pytest.mark.parametrize("scan", [None, *SCANS.values()], ids=["export", *SCANS])
+@pytest.mark.parametrize("drawing", [bear, eye])
+def test_white_inside_a_drawing_stays_on_any_paper(drawing: Any, scan: Scan | None) -> None:
+    rgb, mask = drawing()
+    found = punch_holes(Picture(rgb if scan is None else scanned(rgb, scan), None), mask)
+    assert found.flat
+    assert (found.mask == mask).all()
+
+
+def test_a_hole_inside_a_hole_is_found() -> None:
+    """A bold ring with a letter in it: the ring's inside is empty, and so is the letter's."""
+    image = Image.new("RGB", (400, 400), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((40, 40, 360, 360), fill="black")
+    draw.ellipse((90, 90, 310, 310), fill="white")
+    draw.ellipse((150, 150, 250, 250), fill="black")
+    draw.ellipse((175, 175, 225, 225), fill="white")
+    mask = (np.hypot(*(np.mgrid[0:400, 0:400] - 200)) < 160).astype(np.float32)
+    found = punch_holes(Picture(np.array(image), None), mask)
+    assert found.count == 2
+    assert not found.mask[200, 200]
+    assert not found.mask[200, 110]
+    assert found.mask[200, 160] == 1
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 999))
