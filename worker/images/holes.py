@@ -60,16 +60,16 @@ def punch_holes(picture: Picture, mask: Mask) -> Holes:
     if ground is None:
         return Holes(mask, 0, flat=False)
     paper = _paper(ground)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(paper, connectivity=4)
+    pieces, stats = _components(paper, connectivity=4)
     inside = _inside(stats, paper.shape)
     inside &= stats[:, cv2.CC_STAT_AREA] >= max(2, _MIN_SHARE * paper.size)
     inside[0] = False  # the ink
     if not inside.any():
         return Holes(mask, 0, flat=True)
 
-    _, inks, ink_stats, _ = cv2.connectedComponentsWithStats(1 - paper, connectivity=8)
+    inks, ink_stats = _components(1 - paper, connectivity=8)
     area = stats[:, cv2.CC_STAT_AREA]
-    doubted = np.bincount(pieces.ravel(), weights=mask.ravel(), minlength=count) / np.maximum(area, 1) < _DOUBT
+    doubted = np.bincount(pieces.ravel(), weights=mask.ravel(), minlength=len(stats)) / np.maximum(area, 1) < _DOUBT
     # From the top down, so that whatever encloses a piece is decided before it.
     order = sorted(np.flatnonzero(inside).tolist(), key=lambda piece: int(stats[piece, cv2.CC_STAT_TOP]))
     around = {piece: _ink_around(piece, pieces, inks, stats) for piece in order}
@@ -93,8 +93,14 @@ def punch_holes(picture: Picture, mask: Mask) -> Holes:
 
 def _paper(ground: Ground) -> Pixels:
     """(H, W) uint8, 1 where the picture has the ground's colour."""
-    distance = cv2.absdiff(ground.pixels, ground.colours).max(axis=2)
-    return (distance <= ground.tolerance).astype(np.uint8)
+    distance = np.asarray(cv2.absdiff(ground.pixels, ground.colours)).max(axis=2)
+    return np.asarray(distance <= ground.tolerance, np.uint8)
+
+
+def _components(shape: Pixels, connectivity: int) -> tuple[Labels, Labels]:
+    """Labels (H, W) of the connected parts of a 0/1 picture, and OpenCV's statistics (n, 5); 0 is what is 0."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(shape, connectivity=connectivity)
+    return np.asarray(labels, np.int32), np.asarray(stats, np.int32)
 
 
 def _inside(stats: Labels, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -157,4 +163,4 @@ def _unmix(colours: Pixels, background: Pixels, ink: Floats) -> npt.NDArray[np.f
     direction = ink - background
     length = np.maximum((direction**2).sum(axis=1), 1)
     alpha = ((colours.astype(np.float64) - background) * direction).sum(axis=1) / length
-    return alpha.clip(0, 1).astype(np.float32)
+    return np.asarray(alpha.clip(0, 1), np.float32)
