@@ -1,6 +1,7 @@
 """Decoding, masks, cutouts and PNG: every mode and size a side may have."""
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from shared.errors import SourceNotAnImage, SourceTooLarge
+from tests.picture_files import cmyk_profile, linear_grey_profile, png16
 from worker.images import Picture, clean_colours, cut_out, decode, encode_png, mask_at_size, network_input
 from worker.images.tensors import MEAN, STD
 
@@ -71,6 +73,47 @@ class TestDecoding:
         picture = decode(saved(Image.fromarray(values)), pixel_limit=LIMIT)
         assert (picture.rgb[..., 0].flatten() == np.arange(256)).all()
 
+    @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+    def test_16_bits_of_any_kind_come_within_a_level(self, colour_type: int, channels: int) -> None:
+        values = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16)
+        picture = decode(png16(values, colour_type), pixel_limit=LIMIT)
+        exact = values / 257
+        colours = exact[..., :3] if channels > 2 else exact[..., :1].repeat(3, axis=2)
+        assert np.abs(picture.rgb - colours).max() <= 1
+        if channels in (2, 4):
+            assert picture.alpha is not None
+            assert np.abs(picture.alpha - exact[..., -1]).max() <= 1
+
+    @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
+    def test_a_16_bit_colour_marked_transparent_is_transparent(self, colour_type: int, channels: int) -> None:
+        values = np.full((4, 6, channels), 40_000, np.uint16)
+        values[1, 2] = 1_000
+        mark = struct.pack(">" + "H" * channels, *[1_000] * channels)
+        picture = decode(png16(values, colour_type, mark), pixel_limit=LIMIT)
+        assert picture.alpha is not None
+        assert np.argwhere(picture.alpha == 0).tolist() == [[1, 2]]
+
+    def test_32_bit_grey_keeps_its_range(self) -> None:
+        values = np.array([[0, 2**30, 2**31 - 1]], np.int32)
+        assert decode(saved(Image.fromarray(values), "TIFF"), pixel_limit=LIMIT).rgb[0, :, 0].tolist() == [0, 128, 255]
+
+    @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+    def test_cmyk_goes_through_its_own_profile(self, kind: str) -> None:
+        """The test's press prints magenta where files say cyan, so that numbers read as plain CMYK come out wrong."""
+        inks = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+        data = saved(inks, kind, icc_profile=cmyk_profile(), **({"quality": 100} if kind == "JPEG" else {}))
+        red, green, blue = decode(data, pixel_limit=LIMIT).rgb[8, 8].astype(int)
+        assert red > green + 60
+        assert blue > green + 20
+
+    def test_16_bit_grey_goes_through_its_profile(self) -> None:
+        """A grey profile of gamma 1: its middle is much lighter in sRGB."""
+        values = np.full((4, 4), 32768, np.uint16)
+        plain = decode(saved(Image.fromarray(values)), pixel_limit=LIMIT).rgb[0, 0, 0]
+        linear = decode(saved(Image.fromarray(values), icc_profile=linear_grey_profile()), pixel_limit=LIMIT)
+        assert plain == 128
+        assert int(linear.rgb[0, 0, 0]) == pytest.approx(188, abs=2)
+
     @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
     def test_transparency_is_kept_with_the_colours_under_it(self, mode: str) -> None:
         image = Image.new("RGBA", (4, 4), (200, 0, 0, 255))
@@ -114,6 +157,13 @@ class TestDecoding:
         assert image is not None
         picture = decode(saved(image, "TIFF", icc_profile=lab.tobytes()), pixel_limit=LIMIT)
         assert np.abs(picture.rgb[0, 0].astype(int) - (250, 20, 30)).max() <= 6
+
+    def test_a_quarter_turn_swaps_the_resolution(self) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = saved(Image.fromarray(gradient(40, 30)), "JPEG", exif=exif.tobytes(), dpi=(300, 150))
+        picture = decode(data, pixel_limit=LIMIT)
+        assert (picture.width, picture.dpi) == (30, (150, 300))
 
     def test_resolution_is_read(self) -> None:
         dpi = decode(saved(Image.new("RGB", (2, 2)), dpi=(300, 300)), pixel_limit=LIMIT).dpi

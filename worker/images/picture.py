@@ -7,11 +7,10 @@ decompressed.
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from shared.errors import SourceNotAnImage, SourceTooLarge
 
@@ -69,8 +68,9 @@ def decode(data: bytes, *, pixel_limit: int) -> Picture:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image, pixel_limit)
-                dpi = _dpi(image.info.get("dpi"))
+                dpi = _dpi(image)
                 profile = image.info.get("icc_profile")
+                _shorten_colour_key(image)
                 image.load()
                 upright = _orient(image)
                 alpha = _alpha(upright)
@@ -100,10 +100,13 @@ def _check_size(image: Image.Image, pixel_limit: int) -> None:
         )
 
 
-def _dpi(value: Any) -> tuple[float, float] | None:
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Resolution as the upright picture has it: a quarter turn swaps its axes."""
     try:
-        x, y = (float(part) for part in value)
-    except (TypeError, ValueError, ZeroDivisionError):
+        x, y = (float(part) for part in image.info["dpi"])
+        if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
+            x, y = y, x
+    except Exception:  # absent, or a block of metadata too broken to read: of the picture, nothing is lost
         return None
     return (x, y) if 1 <= x <= 20_000 and 1 <= y <= 20_000 else None
 
@@ -115,18 +118,28 @@ def _orient(image: Image.Image) -> Image.Image:
         return image
 
 
+def _shorten_colour_key(image: Image.Image) -> None:
+    """The transparent colour of 16-bit colour as the 8 bits that Pillow makes of the pixels; it keeps the key's 16."""
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and image.tile and "16" in str(image.tile[0][3]):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
 def _alpha(image: Image.Image) -> Pixels | None:
     """(H, W) uint8 alpha of any mode that can have one, or None when nothing is transparent."""
     if not image.has_transparency_data:
         return None
-    alpha = np.array(image.convert("RGBA").getchannel("A"))
+    if image.mode.startswith("I"):  # deep grey with one grey marked transparent, which convert() would not look at
+        alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    else:
+        alpha = np.array(image.convert("RGBA").getchannel("A"))
     return None if alpha.min() == 255 else alpha
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Any mode to 8-bit sRGB without alpha; through the embedded profile where there is a usable one."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(image)
+        image = _deep_grey(image)
     if image.mode in ("1", "P", "PA", "RGBX", "La", "RGBa"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("RGBA", "LA"):  # drop alpha without blending, so that colours under it survive
@@ -144,10 +157,16 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """16- and 32-bit grey and float pictures, scaled to 8 bits by the range their type implies."""
-    values = np.asarray(image, dtype=np.float64)
-    top = 65535.0
-    if image.mode == "F":  # floats count to 1 or to 255, whichever their largest value fits
-        top = 1.0 if np.nanmax(values) <= 1.0 else 255.0
-    grey = np.nan_to_num(values / top * 255.0).clip(0, 255).round().astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    """16- and 32-bit grey and float pictures as 8-bit grey, scaled by the range their type implies.
+
+    16-bit colour comes from Pillow as 8 bits already (the high byte, at most one level from the rounded value).
+    """
+    values = np.asarray(image)
+    if values.dtype == np.uint16:  # a table: 64 megapixels of floats would take 256 MB
+        table = (np.arange(65536) / 257).round().astype(np.uint8)
+        return Image.fromarray(table[values])
+    values = np.nan_to_num(values.astype(np.float32))
+    # Floats count to 1 or to 255 and whole numbers to 16 or 31 bits, whichever their largest value fits.
+    ranges = (1.0, 255.0) if image.mode == "F" else (65535.0, 2.0**31 - 1)
+    top = ranges[0] if values.max() <= ranges[0] else ranges[1]
+    return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
