@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.images import Picture, cut_out
-from worker.images.preflight import CheckJson, PreflightJson, _has_part, inspect_cutout, preflight
+from worker.images.preflight import CheckJson, PreflightJson, inspect_cutout, preflight
+from worker.images.preflight.strokes import _has_part
 
 Array = np.ndarray[Any, Any]
 
@@ -234,7 +235,7 @@ class TestIslands:
         self, pool: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As on canvases above 4 megapixels; the limit, at 300 dpi, must stay exact."""
-        monkeypatch.setattr("worker.images.preflight._POOL_PIXELS", pool)
+        monkeypatch.setattr("worker.images.preflight.planes.POOL_PIXELS", pool)
         alpha = canvas(240, 350)
         alpha[60:230, 20:320] = 255
         for index, side in enumerate((1, 4, 4, 5, 6, 3)):
@@ -302,7 +303,7 @@ class TestLinesAndGaps:
         shape = (np.random.default_rng(seed).random((60, 80)) < density).astype(np.uint8) * 255
         truth = _has_part(shape, length)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worker.images.preflight._POOL_PIXELS", pool)
+            patch.setattr("worker.images.preflight.planes.POOL_PIXELS", pool)
             assert _has_part(shape, length) == truth
         stats = cv2.connectedComponentsWithStats(shape, connectivity=8)[2][1:, 2:4]
         assert truth == bool(stats.max(initial=0) >= length)
@@ -312,7 +313,7 @@ class TestLinesAndGaps:
         shape = canvas(200, 80)
         shape[5:175:10, 4:76:2] = 255
         shape[190, 20:32] = 255
-        monkeypatch.setattr("worker.images.preflight._POOL_PIXELS", 2_000)
+        monkeypatch.setattr("worker.images.preflight.planes.POOL_PIXELS", 2_000)
         assert _has_part(shape, 12)
         assert not _has_part(shape, 13)
 

@@ -31,6 +31,9 @@ _SAME_OUTLINE = 0.98
 _DISPUTED_ALPHA = 0.25
 #: Differences in decisiveness and in agreement smaller than this are noise, and leave the choice to the next criterion.
 CLEARLY = 0.02
+#: Alpha of a fade, and its least width in pixels of the small masks: the edge of a mask enlarged from the network's
+#: output is 2 to 4 px wide there.
+_FADE, _FADE_WIDTH = (0.04, 0.96), 7
 #: Disagreements reported per pair, largest first, and the least share of the picture for one to be worth a look.
 _REGIONS, _REGION_SHARE = 3, 0.0005
 #: Disputed places closer than twice this share of the long side are one region, so that lost letters make a line.
@@ -82,6 +85,8 @@ class OpinionJson(TypedDict):
 def second_opinion(
     masks: Mapping[str, npt.NDArray[np.uint8] | npt.NDArray[np.floating[Any]]],
     preflights: Mapping[str, PreflightJson | Mapping[str, Any]] | None = None,
+    *,
+    fades_wanted: bool = False,
 ) -> OpinionJson:
     """Compare the masks of one side and recommend one.
 
@@ -89,10 +94,12 @@ def second_opinion(
         masks: model name -> (h, w) mask, uint8 0-255 or float 0..1, all of one small size (a long side of 512 px is
             plenty). Cells that failed are left out. The order breaks ties: put the preferred model first.
         preflights: model name -> `preflight` of its cutout; some or all may be missing or {}.
+        fades_wanted: the print is a halftone, so the model that keeps more of the fades is better, not undecided.
     Returns:
         Always the same fields. Models are ranked by, in this order: a mask that is neither empty nor full; fewer
         failed preflight checks, then fewer warnings (checks that a model can influence); agreement with the others
-        where there are three or more; decisiveness; the order given. Differences up to CLEARLY do not count.
+        where there are three or more; decisiveness, or with `fades_wanted` the share of the art that is a fade; the
+        order given. Differences up to CLEARLY do not count.
     Raises:
         ValueError: masks differ in size or are not (h, w).
     """
@@ -104,7 +111,8 @@ def second_opinion(
         for name, mask in levels.items()
     }
     pairs = [_compare(a, b, levels[a], levels[b]) for a, b in combinations(levels, 2)]
-    recommended, reason = _recommend(models, pairs, preflights or {})
+    fades = _fades(levels) if fades_wanted else None
+    recommended, reason = _recommend(models, pairs, preflights or {}, fades)
     review_reason = _review_reason(models, pairs)
     for model in models.values():
         model["coverage"], model["decisiveness"] = round(model["coverage"], 4), round(model["decisiveness"], 4)
@@ -130,6 +138,17 @@ def _decisiveness(mask: Mask) -> float:
     """1 minus the mean of 4 a (1 - a) over the pixels that are in the least visible; 1 for an empty mask."""
     visible = mask[mask > 0.01]
     return 1 - float((4 * visible * (1 - visible)).mean()) if visible.size else 1.0
+
+
+def _fades(levels: Mapping[str, Mask]) -> dict[str, float]:
+    """Of each model the alpha in soft areas wider than edges, over the alpha of all models' united art."""
+    art = float(np.maximum.reduce(list(levels.values())).sum()) if levels else 0.0
+    fades = {}
+    for name, mask in levels.items():
+        soft = ((mask > _FADE[0]) & (mask < _FADE[1])).astype(np.uint8)
+        wide = cv2.morphologyEx(soft, cv2.MORPH_OPEN, np.ones((_FADE_WIDTH, _FADE_WIDTH), np.uint8))
+        fades[name] = float(mask[wide > 0].sum()) / art if art else 0.0
+    return fades
 
 
 def _compare(a: str, b: str, first: Mask, second: Mask) -> PairJson:
@@ -170,6 +189,7 @@ def _recommend(
     models: Mapping[str, ModelJson],
     pairs: list[PairJson],
     preflights: Mapping[str, PreflightJson | Mapping[str, Any]],
+    fades: Mapping[str, float] | None,
 ) -> tuple[str | None, str]:
     """The model to take and why, by dropping the clearly worse ones criterion by criterion."""
     left = list(models)
@@ -203,14 +223,19 @@ def _recommend(
         if len(left) == 1:
             return left[0], f"{left[0]} agrees best with the other models (mean IoU {best_iou:.2f})."
 
-    decisive = {name: models[name]["decisiveness"] for name in left}
-    most = max(decisive.values())
-    crisp = [name for name in left if decisive[name] >= most - CLEARLY]
-    if len(crisp) == 1:
-        rest = ", ".join(f"{decisive[name]:.0%} for {name}" for name in left if name != crisp[0])
-        return crisp[0], f"{crisp[0]} decides more clearly between art and background: {most:.0%}, against {rest}."
-    names = " and ".join(crisp)
-    return crisp[0], f"{names} are equally good by every measure, so {crisp[0]}, the preferred one, stands."
+    if fades is None:
+        score = {name: models[name]["decisiveness"] for name in left}
+        better = "decides more clearly between art and background:"
+    else:
+        score = {name: fades[name] for name in left}
+        better = "keeps more of the art's fades for the halftone:"
+    most = max(score.values())
+    best = [name for name in left if score[name] >= most - CLEARLY]
+    if len(best) == 1:
+        rest = ", ".join(f"{score[name]:.0%} for {name}" for name in left if name != best[0])
+        return best[0], f"{best[0]} {better} {most:.0%}, against {rest}."
+    names = " and ".join(best)
+    return best[0], f"{names} are equally good by every measure, so {best[0]}, the preferred one, stands."
 
 
 def _review_reason(models: Mapping[str, ModelJson], pairs: list[PairJson]) -> str:

@@ -121,7 +121,8 @@ def _orient(image: Image.Image) -> Image.Image:
 def _shorten_colour_key(image: Image.Image) -> None:
     """The transparent colour of 16-bit colour as the 8 bits that Pillow makes of the pixels; it keeps the key's 16."""
     key = image.info.get("transparency")
-    if isinstance(key, tuple) and image.tile and "16" in str(image.tile[0][3]):
+    tiles = getattr(image, "tile", None)  # what is still to be decoded, and from which layout of samples
+    if isinstance(key, tuple) and tiles and "16" in str(tiles[0][3]):
         image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
