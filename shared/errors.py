@@ -7,6 +7,7 @@
         UnsupportedMediaType        415  unsupported_media_type
         RequestTooLarge             413  request_too_large
         IdempotencyKeyReused             idempotency_key_reused
+        OutputTooLarge                   output_too_large
         SourceError                      a side's picture could not be used
           SourceUnreachable              source_unreachable
           SourceTimeout                  source_timeout
@@ -94,6 +95,10 @@ class RequestTooLarge(InvalidInput):
 
 class IdempotencyKeyReused(InvalidInput):
     code, title = "idempotency_key_reused", "Idempotency key reused"
+
+
+class OutputTooLarge(InvalidInput):
+    code, title = "output_too_large", "Output too large"
 
 
 class SourceError(InvalidInput):

@@ -95,6 +95,10 @@ class JobOptions(_Options):
         "keep",
         description="auto: enclosed holes of art on a flat background (letter counters) become transparent",
     )
+    own_alpha: Literal["trust", "cut"] = Field(
+        "trust",
+        description="trust: art that comes already cut out keeps its own alpha; cut: the models cut that too",
+    )
     detail: Literal["normal", "high"] = Field(
         "normal", description="high: a second pass over the art's box, for art that is small in its picture"
     )

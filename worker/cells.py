@@ -12,6 +12,7 @@ import structlog
 import torch
 from torch import Tensor
 
+from shared.errors import OutputTooLarge
 from shared.jobs import CellRecord, CellStatus, Job, cell_name
 from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
@@ -20,9 +21,10 @@ from worker.device import DeviceQueue, MaskEngine
 from worker.images import Picture, cut_out, encode_png, network_input
 from worker.images.detail import full_mask
 from worker.images.holes import punch_holes
+from worker.images.own_alpha import is_cut_out
 from worker.images.preflight import preflight
-from worker.images.printing import PrintResult, PrintSpec, render_print
-from worker.images.proofs import encode_webp, flatten, mask_of, proof, shrink, thumbnail
+from worker.images.printing import MAX_CANVAS_PIXELS, PrintResult, PrintSpec, render_print
+from worker.images.proofs import WEBP_SIDE, encode_webp, flatten, mask_of, proof, shrink, thumbnail
 from worker.pictures import PreparedSides
 
 log = structlog.get_logger(__name__)
@@ -75,6 +77,7 @@ class CellMaker:
         Args:
             raise_if_ended: called each time the device is free for the cell; what it raises ends the cell.
         Raises:
+            OutputTooLarge: the options ask for a file that cannot be made of this picture.
             AppError: of inference, or of writing.
         """
         started = time.perf_counter()
@@ -82,7 +85,8 @@ class CellMaker:
         options = options_of(job)
         with _timed(times, "decode"):
             picture = self._prepared.load(job.job_id, side)
-        with self._budget.hold(picture.width * picture.height):
+        check_output(picture, options)
+        with self._budget.hold(picture.width * picture.height + print_pixels(picture, options.print)):
             record = self._make(job, side, model, picture, options, times, raise_if_ended)
         record.seconds = round(time.perf_counter() - started, 3)
         log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=record.bytes, **times)
@@ -113,12 +117,16 @@ class CellMaker:
             height=picture.height,
             bytes=size,
         )
-        with _timed(times, "inspect"):
-            record.preflight = dict(preflight(cutout, dpi=picture.dpi, source_alpha=picture.alpha is not None))
-            self._keep_for_opinion(job, side, model, cutout)
+        planned: dict[str, Any] = {}  # what preflight may know of the print
         if options.print is not None:
             with _timed(times, "print"):
-                self._print(job, side, model, cutout, options.print, record)
+                effective_dpi = self._print(job, side, model, cutout, options.print, record)
+            planned = {"print_dpi": effective_dpi, "print_alpha": options.print.alpha}
+        with _timed(times, "inspect"):
+            record.preflight = dict(
+                preflight(cutout, dpi=picture.dpi, source_alpha=picture.alpha is not None, **planned)
+            )
+            self._keep_for_opinion(job, side, model, cutout)
         if options.proofs or options.proof_background:
             with _timed(times, "proofs"):
                 self._proofs(job, side, model, cutout, options, record)
@@ -137,6 +145,8 @@ class CellMaker:
         raise_if_ended: Callable[[], None],
     ) -> Tensor:
         """(H, W) float mask of a picture, on the engine's device."""
+        if options.own_alpha == "trust" and is_cut_out(picture.alpha):
+            return torch.ones(picture.height, picture.width, device=engine.device)
 
         def one_pass(part: Picture) -> Tensor:
             with _timed(times, "input"):
@@ -165,7 +175,8 @@ class CellMaker:
 
     def _print(
         self, job: Job, side: str, model: str, cutout: Pixels, options: PrintOptions, record: CellRecord
-    ) -> None:
+    ) -> float:
+        """Write the print files and their report; returns the cutout's pixels per printed inch."""
         spec = print_spec(options)
         result = render_print(cutout, spec)
         dpi = (float(spec.dpi), float(spec.dpi))
@@ -175,6 +186,7 @@ class CellMaker:
                 job, side, model, "underbase", "png", encode_png(result.underbase, dpi)
             )
         record.print = _print_report(result)
+        return result.effective_dpi
 
     def _proofs(self, job: Job, side: str, model: str, cutout: Pixels, options: JobOptions, record: CellRecord) -> None:
         small = shrink(cutout, PROOF_SIDE)
@@ -193,6 +205,36 @@ def print_spec(options: PrintOptions) -> PrintSpec:
     """What the client asks of print files, as the renderer wants it."""
     fields = options.model_dump(exclude={"canvas"})
     return PrintSpec(canvas=parse_canvas(options.canvas), **fields)
+
+
+def print_pixels(picture: Picture, options: PrintOptions | None) -> int:
+    """Most pixels that the print canvas of a picture can have; 0 when none is asked for."""
+    if options is None:
+        return 0
+    width, height = parse_canvas(options.canvas) or (
+        picture.width + 2 * options.margin_px,
+        picture.height + 2 * options.margin_px,
+    )
+    return width * height
+
+
+def check_output(picture: Picture, options: JobOptions) -> None:
+    """Refuse what the API could not, because only the picture's size decides it; before anything is computed.
+
+    Raises:
+        OutputTooLarge: a WebP file or a trimmed print canvas would be larger than it may be.
+    """
+    if options.format == "webp" and max(picture.width, picture.height) > WEBP_SIDE:
+        raise OutputTooLarge(
+            f"a WebP file has at most {WEBP_SIDE} pixels a side, the picture {picture.width}x{picture.height}; "
+            'use format "png"'
+        )
+    canvas = print_pixels(picture, options.print)
+    if options.print is not None and canvas > max(MAX_CANVAS_PIXELS, picture.width * picture.height):
+        raise OutputTooLarge(
+            f"a picture of {picture.width}x{picture.height} with margin_px {options.print.margin_px} makes a print of "
+            f"{canvas / 1e6:.0f} megapixels; the limit is {MAX_CANVAS_PIXELS // 10**6}"
+        )
 
 
 def _print_report(result: PrintResult) -> dict[str, Any]:

@@ -42,7 +42,9 @@ class Reviewer:
             if mask is not None:
                 masks[model] = mask
                 preflights[model] = job.cells[name].preflight or {}
-        return dict(second_opinion(masks, preflights)) if masks else None
+        wanted = options_of(job).print
+        fades_wanted = wanted is not None and wanted.alpha == "halftone"
+        return dict(second_opinion(masks, preflights, fades_wanted=fades_wanted)) if masks else None
 
     def _contact_sheet(self, job: Job, opinions: dict[str, Any]) -> str | None:
         """Address of a page with every side's original and proofs; None when nothing is left to show."""
@@ -53,7 +55,9 @@ class Reviewer:
             cutouts = {model: array for model, array in loaded.items() if array is not None}
             # A side whose cells were all taken over need not be prepared again, and then there is nothing to show.
             if cutouts and self._prepared.exists(job.job_id, side):
-                rows[side] = SheetRow(self._original(job.job_id, side), cutouts, opinions.get(side))
+                reports = {model: job.cells[cell_name(side, model)].preflight for model in cutouts}
+                levels = {model: str(report["level"]) for model, report in reports.items() if report}
+                rows[side] = SheetRow(self._original(job.job_id, side), cutouts, opinions.get(side), levels)
         if not rows:
             return None
         first = next(iter(rows))
