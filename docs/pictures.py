@@ -11,20 +11,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import requests
-from PIL import Image, ImageDraw, ImageFont
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from shared.local.client import fetch_outputs, send_job
 from shared.local.redis_server import free_port
 from shared.local.sheet import write_sheet
 from shared.local.stack import LocalStack
+from worker.images import cut_out, decode, encode_png
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "tests" / "data" / "samples"
 FRONT, BACK = SAMPLES / "front.png", SAMPLES / "back.jpg"
-#: Where the flame and its glow are on the print canvas, (left, top, right, bottom) as shares of it.
-_DETAIL = (0.12, 0.44, 0.5, 0.82)
+#: Where the flame, its glow and some lettering are on the print canvas, (left, top, right, bottom) as shares of it.
+_DETAIL = (0.1, 0.46, 0.46, 0.84)
 _SHIRT = (38, 50, 78)
+_TILE, _GAP, _LINE = 330, 12, 40
 
 
 def main() -> int:
@@ -39,14 +43,13 @@ def main() -> int:
     return 0
 
 
-def _with_options(base_url: str, options: dict[str, Any]) -> dict[str, Any]:
-    with FRONT.open("rb") as front, BACK.open("rb") as back:
-        response = requests.post(
-            f"{base_url}/process",
-            data={"id": "readme", "options": json.dumps(options)},
-            files={"front": front, "back": back},
-            timeout=180,
-        )
+def _with_options(base_url: str, options: dict[str, Any], **sides: bytes) -> dict[str, Any]:
+    response = requests.post(
+        f"{base_url}/process",
+        data={"id": "readme", "options": json.dumps(options)},
+        files=sides or {"front": FRONT.read_bytes(), "back": BACK.read_bytes()},
+        timeout=180,
+    )
     response.raise_for_status()
     reply: dict[str, Any] = response.json()
     return reply
@@ -64,25 +67,35 @@ def _contact_sheet(reply: dict[str, Any]) -> None:
     sheet.save(ROOT / "docs" / "contact-sheet.png", optimize=True)
 
 
+def _artwork() -> bytes:
+    """The back design as its designer would send it: cut out by its true alpha, glow included."""
+    alpha = np.asarray(Image.open(SAMPLES / "back_alpha.png").convert("L"), np.float32) / 255
+    picture = decode(BACK.read_bytes(), pixel_limit=10_000_000)
+    return b"".join(encode_png(cut_out(picture, torch.from_numpy(alpha))))
+
+
 def _print_modes(base_url: str) -> None:
-    """The same detail soft, hard and halftoned, side by side on a shirt's colour."""
+    """The same detail soft, hard and halftoned on a shirt's colour, and the white plate under the last."""
     tiles = []
     for mode in ("soft", "hard", "halftone"):
-        options = {"models": ["birefnet"], "print": {"alpha": mode, "canvas": "1500x1800", "dpi": 150}}
-        image = _fetch(_with_options(base_url, options)["cells"]["back_birefnet"]["files"]["print"])
-        width, height = image.size
-        left, top, right, bottom = _DETAIL
-        box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
-        shirt = Image.new("RGBA", image.size, (*_SHIRT, 255))
-        detail = Image.alpha_composite(shirt, image).crop(box).convert("RGB")
-        tiles.append((mode, detail.resize((420, round(420 * detail.height / detail.width)), Image.Resampling.LANCZOS)))
-    sheet = Image.new("RGB", (3 * 436 + 16, tiles[0][1].height + 60), "white")
+        wanted = {"alpha": mode, "canvas": "1500x1800", "dpi": 150, "underbase": True}
+        files = _with_options(base_url, {"print": wanted}, back=_artwork())["cells"]["back_birefnet"]["files"]
+        image = _fetch(files["print"])
+        tiles.append((mode, Image.alpha_composite(Image.new("RGBA", image.size, (*_SHIRT, 255)), image)))
+    white = _fetch(files["underbase"])
+    tiles.append(("halftone: white plate", ImageOps.colorize(white, _SHIRT, "white")))
+    sheet = Image.new("RGB", (len(tiles) * (_TILE + _GAP) + _GAP, _TILE * 2), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (mode, tile) in enumerate(tiles):
-        x = 16 + 436 * number
-        draw.text((x, 12), mode, fill="#222", font=ImageFont.load_default(20))
-        sheet.paste(tile, (x, 44))
-    sheet.save(ROOT / "docs" / "print-modes.png", optimize=True)
+    bottom = 0
+    for number, (words, tile) in enumerate(tiles):
+        x = _GAP + number * (_TILE + _GAP)
+        box = tuple(round(share * side) for share, side in zip(_DETAIL, tile.size * 2, strict=True))
+        detail = tile.convert("RGB").crop(box)  # type: ignore[arg-type]
+        detail = detail.resize((_TILE, round(_TILE * detail.height / detail.width)), Image.Resampling.LANCZOS)
+        draw.text((x, 10), words, fill="#222", font=ImageFont.load_default(18))
+        sheet.paste(detail, (x, _LINE))
+        bottom = _LINE + detail.height + _GAP
+    sheet.crop((0, 0, sheet.width, bottom)).save(ROOT / "docs" / "print-modes.png", optimize=True)
 
 
 if __name__ == "__main__":

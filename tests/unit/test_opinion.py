@@ -3,12 +3,14 @@
 import json
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.images.opinion import OpinionJson, second_opinion
+from worker.images.preflight import preflight
 
 Array = np.ndarray[Any, Any]
 
@@ -144,6 +146,42 @@ class TestRecommendation:
     def test_equals_are_decided_by_the_order_given(self, order: tuple[str, str]) -> None:
         opinion = second_opinion(dict.fromkeys(order, ART))
         assert opinion["recommended"] == order[0]
+        assert "equally good" in opinion["reason"]
+
+
+class TestFades:
+    """A soft glow around a block, kept by one model and lost by the other, each with its real preflight."""
+
+    @staticmethod
+    def glow() -> Array:
+        y, x = np.mgrid[0:200, 0:400]
+        distance = np.hypot(np.maximum(np.abs(x - 200) - 100, 0), np.maximum(np.abs(y - 100) - 40, 0))
+        return (np.where(distance == 0, 1, 0.6 * np.clip(1 - distance / 40, 0, 1)) * 255).astype(np.uint8)
+
+    def opinion(self, print_alpha: Any) -> OpinionJson:
+        masks = {"lost": np.where(self.glow() == 255, 255, 0).astype(np.uint8), "kept": self.glow()}
+        cutouts = {name: np.dstack((*[np.where(mask > 0, 90, 0)] * 3, mask)) for name, mask in masks.items()}
+        preflights = {
+            name: preflight(cutout.astype(np.uint8), print_dpi=300, print_alpha=print_alpha)
+            for name, cutout in cutouts.items()
+        }
+        return second_opinion(masks, preflights, fades_wanted=print_alpha == "halftone")
+
+    def test_a_halftone_takes_the_model_that_kept_the_glow(self) -> None:
+        opinion = self.opinion("halftone")
+        assert opinion["recommended"] == "kept"
+        assert "keeps more of the art's fades" in opinion["reason"]
+        assert opinion["needs_review"]
+
+    @pytest.mark.parametrize("print_alpha", ["soft", "hard"])
+    def test_other_prints_take_the_one_without(self, print_alpha: str) -> None:
+        assert self.opinion(print_alpha)["recommended"] == "lost"
+
+    def test_soft_edges_alone_are_no_fade(self) -> None:
+        """Edges of 4 px, as an enlarged mask has them, do not beat crisp ones when a halftone is asked for."""
+        soft = np.asarray(cv2.blur(ART, (4, 4)), np.uint8)
+        opinion = second_opinion({"crisp": ART, "soft": soft}, fades_wanted=True)
+        assert opinion["recommended"] == "crisp"
         assert "equally good" in opinion["reason"]
 
 

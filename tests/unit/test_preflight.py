@@ -217,6 +217,53 @@ class TestSoftPixels:
         assert "came with the file" not in check(preflight(cutout), "soft_pixels")["message"]
 
 
+class TestPlannedPrints:
+    """What the print will do with soft alpha decides whether it is a defect."""
+
+    @staticmethod
+    def glow() -> Array:
+        """A dark disc in a pink glow: the halo check compares with the disc, the box with its outline."""
+        y, x = np.mgrid[0:400, 0:400]
+        r = np.hypot(x - 200, y - 200)
+        disc, fade = np.clip(80.5 - r, 0, 1), 0.7 * np.clip((160 - r) / 80, 0, 1) ** 1.5
+        out = painted(np.maximum(disc, fade))
+        out[disc >= fade, :3] = (90, 20, 120)
+        out[(disc < fade) & (out[..., 3] > 0), :3] = (255, 150, 190)
+        return out
+
+    def test_a_glow_is_three_defects_of_a_soft_print_and_none_of_a_halftone(self) -> None:
+        names = ("art_box", "soft_pixels", "halo")
+        soft, halftone = (preflight(self.glow(), print_dpi=300, print_alpha=mode) for mode in ("soft", "halftone"))
+        assert [check(soft, name)["level"] for name in names] == ["warn", "fail", "fail"]
+        assert [check(halftone, name)["level"] for name in names] == ["ok", "ok", "ok"]
+        assert check(halftone, "soft_pixels")["value"] == check(soft, "soft_pixels")["value"]
+        assert "dots of full ink" in check(halftone, "soft_pixels")["message"]
+
+    def test_a_hard_cut_through_a_glow_is_told(self) -> None:
+        report = preflight(self.glow(), print_dpi=300, print_alpha="hard")
+        assert check(report, "art_box")["level"] == "ok"
+        assert check(report, "soft_pixels")["level"] == "warn"
+        assert "ends them in a line" in check(report, "soft_pixels")["message"]
+
+    def test_a_halftone_does_not_excuse_a_rim_of_the_old_background(self) -> None:
+        alpha = disc_alpha(200, 60, 6)
+        rim = painted(alpha)
+        ink, paper = np.array([20.0, 20, 20]), np.array([255.0, 255, 255])
+        rim[..., :3] = (alpha[..., None] * ink + (1 - alpha[..., None]) * paper) * (alpha[..., None] > 0)
+        assert check(preflight(rim, print_dpi=300, print_alpha="halftone"), "halo")["level"] != "ok"
+
+    def test_the_resolution_is_that_of_the_planned_print(self) -> None:
+        report = preflight(painted(disc_alpha(200, 60)), print_dpi=100, dpi=(72, 72))
+        assert check(report, "resolution")["value"] == 100
+        assert check(report, "resolution")["level"] == "fail"
+        assert report["print"] == {"width_in": 1.2, "height_in": 1.2, "dpi": 100, "width_assumed": False}
+
+    @pytest.mark.parametrize("dpi", [0.0, -3.0, float("nan")])
+    def test_a_resolution_that_is_none_is_refused(self, dpi: float) -> None:
+        with pytest.raises(ValueError, match="print_dpi"):
+            preflight(painted(canvas()), print_dpi=dpi)
+
+
 class TestIslands:
     def test_pieces_and_specks_are_counted(self) -> None:
         """At 300 dpi the limit is 4.2 px: dots of 1-4 px are specks, one of 5 px is not."""

@@ -237,6 +237,15 @@ class TestContactSheets:
         assert sheet.dtype == np.uint8
         assert sheet.shape[2] == 3
 
+    def test_a_long_sentence_is_not_cut_off(self) -> None:
+        row = SheetRow(np.full((90, 60, 3), 99, np.uint8), {"a": self.cutout()})
+        reason = "the models differ in so many places that " * 4
+        opinion = {"needs_review": True, "review_reason": reason, "pairs": []}
+        short = contact_sheet({"front": row})
+        long = contact_sheet({"front": SheetRow(row.original, row.cutouts, opinion)})
+        assert long.shape[1] > short.shape[1]
+        assert (long[:, -8:] == 255).all()
+
     def test_a_sheet_without_sides_is_refused(self) -> None:
         with pytest.raises(ValueError, match="at least one side"):
             contact_sheet({})

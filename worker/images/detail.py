@@ -17,24 +17,25 @@ from worker.images.tensors import mask_at_size
 _ART = 0.1
 #: Free border around the art over the longer side of its box: the network wants to see background on all sides.
 _MARGIN = 0.08
-#: A box that fills this share of the picture gains too little resolution for a second pass.
-_WORTH = 0.7
+#: Share of the picture up to which the art's box gets a second pass (benchmarks/detail.py).
+_WORTH = 0.35
 
 Box = tuple[int, int, int, int]
 
 
-def full_mask(picture: Picture, run: Callable[[Picture], Tensor], *, detail: bool) -> Tensor:
+def full_mask(picture: Picture, run: Callable[[Picture], Tensor], *, detail: bool, worth: float = _WORTH) -> Tensor:
     """The mask of a picture at its own size, by one pass of the network or by two.
 
     Args:
         picture: the prepared side, or any part of one.
         run: one pass: a picture to its (h, w) float mask in 0..1, of any size.
         detail: look again at the art's box alone, where that gains enough.
+        worth: largest share of the picture that the box may fill for that.
     Returns:
         (H, W) float32 in 0..1, on the device of `run`'s masks; after a second pass 0 outside the box.
     """
     mask = run(picture)
-    box = art_box(mask, picture.height, picture.width) if detail else None
+    box = art_box(mask, picture.height, picture.width, worth) if detail else None
     if box is None:
         return mask_at_size(mask, picture.height, picture.width)
     top, left, bottom, right = box
@@ -43,12 +44,13 @@ def full_mask(picture: Picture, run: Callable[[Picture], Tensor], *, detail: boo
     return full
 
 
-def art_box(mask: Tensor, height: int, width: int) -> Box | None:
+def art_box(mask: Tensor, height: int, width: int, worth: float = _WORTH) -> Box | None:
     """Where the art is in a picture.
 
     Args:
         mask: (h, w) coarse mask in 0..1 of the whole picture, any size.
         height: of the picture, in pixels. width: likewise.
+        worth: largest share of the picture that the box may fill.
     Returns:
         (top, left, bottom, right) in pixels of the picture, with a margin; None when there is no art, or its box is
         so large that a second pass would gain little.
@@ -68,7 +70,7 @@ def art_box(mask: Tensor, height: int, width: int) -> Box | None:
         min(width, math.ceil(right + margin)),
     )
     share = (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
-    return None if share > _WORTH else box
+    return None if share > worth else box
 
 
 def crop(picture: Picture, box: Box) -> Picture:

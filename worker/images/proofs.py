@@ -33,8 +33,8 @@ _BAND_ROWS = 64
 _HALVABLE = 64
 #: Side of the heather pattern, in pixels; it repeats without a seam.
 _FABRIC_SIDE = 512
-#: Contact sheet: longest side of a tile, space between tiles, height of a line of text; in pixels.
-_TILE, _GAP, _LINE = 360, 16, 28
+#: Contact sheet: longest side of a tile, space between tiles, height of a line of text, space between words; in pixels.
+_TILE, _GAP, _LINE, _SPACE = 360, 16, 28, 10
 _INK, _QUIET, _GOOD, _ALARM, _FRAME = "#1a1a1a", "#666666", "#0a7a2f", "#c02020", "#cccccc"
 
 
@@ -187,17 +187,20 @@ def _block(side: str, row: SheetRow) -> Image.Image:
     tiles = {model: shrink(cutout, _TILE) for model, cutout in row.cutouts.items()}
     sizes = [base.shape[:2], *(tile.shape[:2] for tile in tiles.values())]
     tile_h, tile_w = (max(size[axis] for size in sizes) for axis in (0, 1))
-    tile_w = max(tile_w, _TILE // 2)  # room for the words above it
+    font, bold = ImageFont.load_default(15), ImageFont.load_default(19)
+    heads = [_width([(model, _INK), *_marks(model, row)], font) for model in tiles]
+    tile_w = max(tile_w, _TILE // 2, *heads)  # room for the words above it
     columns = 1 + len(BACKGROUNDS)
     line_h = _LINE + tile_h + _GAP
     height = _GAP + _LINE + max(1, len(tiles)) * line_h
-    block = Image.new("RGB", (columns * (tile_w + _GAP) + _GAP, height), "white")
+    words, colour = _verdict(row)
+    verdict_x = round(_GAP + bold.getlength(side) + _GAP)
+    width = max(columns * (tile_w + _GAP) + _GAP, verdict_x + round(font.getlength(words)) + _GAP)
+    block = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(block)
-    font, bold = ImageFont.load_default(15), ImageFont.load_default(19)
 
     draw.text((_GAP, _GAP), side, fill=_INK, font=bold)
-    words, colour = _verdict(row)
-    draw.text((_GAP + draw.textlength(side, font=bold) + _GAP, _GAP + 3), words, fill=colour, font=font)
+    draw.text((verdict_x, _GAP + 3), words, fill=colour, font=font)
 
     top = _GAP + _LINE
     draw.text((_GAP, top + 4), "original", fill=_QUIET, font=font)
@@ -209,13 +212,16 @@ def _block(side: str, row: SheetRow) -> Image.Image:
             if column > 1:
                 draw.text((x, top + 4), background, fill=_QUIET, font=font)
         x = _GAP + tile_w + _GAP
-        draw.text((x, top + 4), model, fill=_INK, font=font)
-        x += round(draw.textlength(model, font=font)) + 10
-        for text, ink in _marks(model, row):
+        for text, ink in [(model, _INK), *_marks(model, row)]:
             draw.text((x, top + 4), text, fill=ink, font=font)
-            x += round(draw.textlength(text, font=font)) + 10
+            x += round(font.getlength(text)) + _SPACE
         top += line_h
     return block
+
+
+def _width(words: list[tuple[str, str]], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    """Pixels that words side by side take."""
+    return sum(round(font.getlength(text)) + _SPACE for text, _ in words)
 
 
 def _paste(block: Image.Image, picture: Pixels, x: int, y: int) -> None:

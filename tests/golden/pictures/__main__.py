@@ -1,0 +1,3 @@
+from tests.golden.pictures import write
+
+write()
