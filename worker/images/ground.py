@@ -81,11 +81,12 @@ def find_ground(rgb: Pixels) -> Ground | None:
 def _ring(height: int, width: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Rows and columns of at most about _SAMPLES pixels of the border."""
     ring = max(1, round(min(height, width) * _RING))
-    inner = np.zeros((height, width), np.bool_)
-    inner[ring:-ring, ring:-ring] = True
-    rows, columns = np.nonzero(~inner)
-    step = max(1, rows.size // _SAMPLES)
-    return rows[::step], columns[::step]
+    every = max(1, round((2 * ring * (height + width) / _SAMPLES) ** 0.5))
+    rows, columns = np.arange(0, height, every), np.arange(0, width, every)
+    at_side = (columns < ring) | (columns >= width - ring)
+    at_end = (rows < ring) | (rows >= height - ring)
+    y, x = np.nonzero(at_end[:, None] | at_side)
+    return rows[y], columns[x]
 
 
 def _terms(y: Floats, x: Floats) -> Floats:

@@ -8,6 +8,7 @@ on the background or in another hole.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +31,9 @@ _DOUBT = 0.5
 _EDGE, _SCANNED_EDGE = 2, 4
 #: How far from its outline ink is believed to be pure, in pixels, best first: JPEG blurs colour over 2 px.
 _CORES = (3, 1)
+
+#: Pixels of the picture that ink colours are read from, at most about: all of 24 megapixels would take 400 MB.
+_SAMPLES = 1_000_000
 
 Mask = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -69,15 +73,17 @@ def punch_holes(picture: Picture, mask: Mask) -> Holes:
 
     inks, ink_stats = _components(1 - paper, connectivity=8)
     area = stats[:, cv2.CC_STAT_AREA]
-    doubted = np.bincount(pieces.ravel(), weights=mask.ravel(), minlength=len(stats)) / np.maximum(area, 1) < _DOUBT
+    enclosed_at = inside[pieces]
+    alpha = np.bincount(pieces[enclosed_at], weights=mask[enclosed_at], minlength=len(stats))
+    doubted = alpha < _DOUBT * area
     # From the top down, so that whatever encloses a piece is decided before it.
     order = sorted(np.flatnonzero(inside).tolist(), key=lambda piece: int(stats[piece, cv2.CC_STAT_TOP]))
     around = {piece: _ink_around(piece, pieces, inks, stats) for piece in order}
     enclosed = np.zeros(len(ink_stats))
     np.add.at(enclosed, list(around.values()), area[list(around)])
-    bold = ink_stats[:, cv2.CC_STAT_AREA] >= _BOLD * (ink_stats[:, cv2.CC_STAT_AREA] + enclosed)
-    colour, spread = _ink_colours(ground.pixels, paper, inks)
-    lettering = bold & (spread <= _ONE_INK)
+    ink_area = ink_stats[:, cv2.CC_STAT_AREA]
+    colour, spread = _ink_colours(ground.pixels, paper, inks, np.where(enclosed > 0, ink_area, 0))
+    lettering = (ink_area >= _BOLD * (ink_area + enclosed)) & (spread <= _ONE_INK)
 
     found: set[int] = set()
     for piece, ink in around.items():
@@ -93,8 +99,9 @@ def punch_holes(picture: Picture, mask: Mask) -> Holes:
 
 def _paper(ground: Ground) -> Pixels:
     """(H, W) uint8, 1 where the picture has the ground's colour."""
-    distance = np.asarray(cv2.absdiff(ground.pixels, ground.colours)).max(axis=2)
-    return np.asarray(distance <= ground.tolerance, np.uint8)
+    distance = cv2.absdiff(ground.pixels, ground.colours)
+    far = cv2.max(cv2.max(cv2.extractChannel(distance, 0), cv2.extractChannel(distance, 1)), distance[..., 2])
+    return np.asarray(cv2.threshold(far, ground.tolerance, 1, cv2.THRESH_BINARY_INV)[1], np.uint8)
 
 
 def _components(shape: Pixels, connectivity: int) -> tuple[Labels, Labels]:
@@ -133,24 +140,29 @@ def _punch(out: Mask, rgb: Pixels, ground: Ground, pieces: Labels, stats: Labels
     part[hole.astype(bool)] = 0
 
 
-def _ink_colours(rgb: Pixels, paper: Pixels, inks: Labels) -> tuple[Floats, Floats]:
-    """Mean colour (n, 3) and spread (n,) of every ink component, from its core where it has one.
+def _ink_colours(rgb: Pixels, paper: Pixels, inks: Labels, area: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+    """Mean colour (n, 3) and spread (n,) of ink components, from the core of each where it has one.
 
     The outermost pixels of ink are blended with the paper and would make every line look many-coloured.
+
+    Args:
+        area: (n,) pixels of each component, 0 for those that nobody asks for. Of large ones a grid of samples is read.
     """
-    count = int(inks.max()) + 1
+    count = len(area)
+    step = max(1, round((paper.size / _SAMPLES) ** 0.5))
+    sampled = ((area > 0) & (area < 400 * step**2))[inks]
+    sampled[::step, ::step] |= (area > 0)[inks[::step, ::step]]
     core = np.zeros(paper.shape, np.bool_)
-    known = np.zeros(count, np.bool_)
-    known[0] = True  # the paper
+    known = area == 0
     for depth in (*_CORES, 0):  # at depth 0 strokes of one or two pixels: all of their ink
         deep = cv2.erode(1 - paper, np.ones((2 * depth + 1, 2 * depth + 1), np.uint8)).astype(bool)
-        core |= deep & ~known[inks]
-        known = np.bincount(inks[core], minlength=count) > 0
-        known[0] = True
+        core |= deep & sampled & ~known[inks]
+        labels = inks[core]
+        number = np.bincount(labels, minlength=count)
+        known = (area == 0) | (number > 0)
         if known.all():
             break
-    labels = inks[core]
-    number = np.maximum(np.bincount(labels, minlength=count), 1)
+    number = np.maximum(number, 1)
     values = rgb[core].astype(np.float64)
     mean = np.stack([np.bincount(labels, values[:, c], count) for c in range(3)], axis=1) / number[:, None]
     square = np.stack([np.bincount(labels, values[:, c] ** 2, count) for c in range(3)], axis=1) / number[:, None]
