@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from worker.images import Picture, network_input
+from worker.images import Picture, mask_at_size, network_input
 from worker.images.detail import art_box, full_mask
 from worker.nets import CONFIGS, BiRefNet, load_checkpoint
 
@@ -62,7 +62,7 @@ def scores(found: Any, truth: Any) -> tuple[float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=25)
+    parser.add_argument("--pictures", type=int, default=12)
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(os.cpu_count() or 1)
@@ -77,14 +77,16 @@ def main() -> int:
             return mask
 
         rows = []
-        for factor in (1, 1.5, 2, 2.5, 4):
+        for factor in (1, 1.5, 2, 3, 4):
             for rgb, alpha in pairs(arguments.pictures):
                 picture, truth = small_in_picture(rgb, alpha, factor)
-                box = art_box(one(picture), picture.height, picture.width, worth=1)
-                if box is not None:
-                    share = (box[2] - box[0]) * (box[3] - box[1]) / truth.size
-                    masks = (full_mask(picture, one, detail=detail, worth=1).numpy() for detail in (False, True))
-                    rows.append((share, *(score for mask in masks for score in scores(mask, truth))))
+                coarse = one(picture)
+                box = art_box(coarse, picture.height, picture.width, worth=1)
+                if box is None:
+                    continue
+                share = (box[2] - box[0]) * (box[3] - box[1]) / truth.size
+                masks = (mask_at_size(coarse, *truth.shape), full_mask(picture, one, detail=True, worth=1))
+                rows.append((share, *(score for mask in masks for score in scores(mask.numpy(), truth))))
         for low, high in itertools.pairwise(SHARES):
             chosen = np.array([row[1:] for row in rows if low < row[0] <= high])
             if len(chosen):

@@ -69,7 +69,10 @@ class Settings(BaseSettings):
     picture_cache_mb: int = Field(512, ge=0, le=65536, description="Decoded pictures kept for their other cells (MB)")
 
     pixels_in_flight_mp: float = Field(
-        130, gt=0, le=10000, description="Pixels a worker composes at once (million); about 30 MB of memory each"
+        130,
+        gt=0,
+        le=10000,
+        description="Pixels a worker composes at once, print canvases included (million); about 30 MB of memory each",
     )
 
     # --- limits of outside input ------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ SCANS = {
     "flatbed": Scan(light=6, grain=1.5, texture=1, blur=0.7, quality=90, paper=(246, 241, 230)),
     "old paper": Scan(light=18, grain=3, texture=3, blur=0.8, paper=(246, 241, 230)),
     "phone": Scan(light=45, grain=4, texture=3, blur=1.2, quality=75, paper=(246, 241, 230)),
+    "sensor grain": Scan(light=10, grain=13, blur=0.8, quality=95),
     "rough paper": Scan(light=15, grain=7, texture=6, blur=1, quality=60, paper=(246, 241, 230)),
 }
 
