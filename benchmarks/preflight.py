@@ -18,16 +18,8 @@ from benchmarks.pixels import design, median_ms
 from worker.images import cut_out, mask_at_size
 from worker.images.opinion import second_opinion
 from worker.images.preflight import preflight
-from worker.images.proofs import (
-    SheetRow,
-    contact_sheet,
-    encode_webp,
-    flatten,
-    mask_of,
-    proof,
-    shrink,
-    thumbnail,
-)
+from worker.images.proofs import encode_webp, flatten, mask_of, proof, shrink, thumbnail
+from worker.images.sheet import SheetRow, contact_sheet
 
 
 def lettered(width: int, height: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

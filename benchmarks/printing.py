@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.pixels import median_ms
 from worker.images.picture import Pixels
-from worker.images.printing import AlphaMode, PrintSpec, render_print
+from worker.images.print_spec import AlphaMode, PrintSpec
+from worker.images.printing import render_print
 
 
 def cutout(width: int, height: int) -> Pixels:

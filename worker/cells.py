@@ -12,7 +12,6 @@ import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import OutputTooLarge
 from shared.jobs import CellRecord, CellStatus, Job, cell_name
 from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
@@ -23,8 +22,10 @@ from worker.images.detail import full_mask
 from worker.images.holes import punch_holes
 from worker.images.own_alpha import is_cut_out
 from worker.images.preflight import preflight
-from worker.images.printing import MAX_CANVAS_PIXELS, PrintResult, PrintSpec, render_print
-from worker.images.proofs import WEBP_SIDE, encode_webp, flatten, mask_of, proof, shrink, thumbnail
+from worker.images.print_spec import PrintSpec
+from worker.images.printing import PrintResult, render_print
+from worker.images.proofs import encode_webp, flatten, mask_of, proof, shrink, thumbnail
+from worker.output_limits import check_output, print_pixels
 from worker.pictures import PreparedSides
 
 log = structlog.get_logger(__name__)
@@ -205,36 +206,6 @@ def print_spec(options: PrintOptions) -> PrintSpec:
     """What the client asks of print files, as the renderer wants it."""
     fields = options.model_dump(exclude={"canvas"})
     return PrintSpec(canvas=parse_canvas(options.canvas), **fields)
-
-
-def print_pixels(picture: Picture, options: PrintOptions | None) -> int:
-    """Most pixels that the print canvas of a picture can have; 0 when none is asked for."""
-    if options is None:
-        return 0
-    width, height = parse_canvas(options.canvas) or (
-        picture.width + 2 * options.margin_px,
-        picture.height + 2 * options.margin_px,
-    )
-    return width * height
-
-
-def check_output(picture: Picture, options: JobOptions) -> None:
-    """Refuse what the API could not, because only the picture's size decides it; before anything is computed.
-
-    Raises:
-        OutputTooLarge: a WebP file or a trimmed print canvas would be larger than it may be.
-    """
-    if options.format == "webp" and max(picture.width, picture.height) > WEBP_SIDE:
-        raise OutputTooLarge(
-            f"a WebP file has at most {WEBP_SIDE} pixels a side, the picture {picture.width}x{picture.height}; "
-            'use format "png"'
-        )
-    canvas = print_pixels(picture, options.print)
-    if options.print is not None and canvas > max(MAX_CANVAS_PIXELS, picture.width * picture.height):
-        raise OutputTooLarge(
-            f"a picture of {picture.width}x{picture.height} with margin_px {options.print.margin_px} makes a print of "
-            f"{canvas / 1e6:.0f} megapixels; the limit is {MAX_CANVAS_PIXELS // 10**6}"
-        )
 
 
 def _print_report(result: PrintResult) -> dict[str, Any]:

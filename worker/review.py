@@ -9,7 +9,8 @@ from shared.jobs import CellStatus, Job, cell_name
 from shared.storage import FolderStorage
 from worker.cells import PROOF_SIDE, options_of
 from worker.images.opinion import second_opinion
-from worker.images.proofs import SheetRow, contact_sheet, encode_webp, shrink
+from worker.images.proofs import encode_webp, shrink
+from worker.images.sheet import SheetRow, contact_sheet
 from worker.pictures import PreparedSides
 
 #: Quality of the sheet (lossy WebP, 0-100).

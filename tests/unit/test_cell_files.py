@@ -22,7 +22,7 @@ from shared.storage import FolderStorage
 from worker.budget import PixelBudget
 from worker.cells import CellMaker
 from worker.device import DeviceQueue
-from worker.images.proofs import SheetRow, contact_sheet
+from worker.images.sheet import SheetRow, contact_sheet
 from worker.pictures import PreparedSides
 from worker.review import Reviewer
 

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from shared.options import Position as ClientPosition
 from shared.options import PrintOptions
 from worker.cells import print_spec
-from worker.images.printing import Position as RendererPosition
-from worker.images.printing import PrintSpec, render_print
+from worker.images.print_spec import Position as RendererPosition
+from worker.images.print_spec import PrintSpec
+from worker.images.printing import render_print
 
 _ANY: dict[str, st.SearchStrategy[Any]] = {
     "canvas": st.one_of(st.just("trim"), st.builds("{}x{}".format, st.integers(1, 90), st.integers(1, 90))),

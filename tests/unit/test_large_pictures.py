@@ -14,7 +14,8 @@ from worker.images.detail import art_box
 from worker.images.holes import punch_holes
 from worker.images.own_alpha import is_cut_out
 from worker.images.preflight import preflight
-from worker.images.printing import AlphaMode, PrintSpec, render_print
+from worker.images.print_spec import AlphaMode, PrintSpec
+from worker.images.printing import render_print
 from worker.images.proofs import encode_webp, flatten, mask_of, proof, shrink, thumbnail
 
 Array = np.ndarray[Any, Any]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.images.halftone import box_of_large, choke, screen, sharpen_edges, small_regions
-from worker.images.printing import AlphaMode, Position, PrintSpec, render_print
+from worker.images.print_spec import AlphaMode, Position, PrintSpec
+from worker.images.printing import render_print
 
 Array = np.ndarray[Any, Any]
 MODES = get_args(AlphaMode)

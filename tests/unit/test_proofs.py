@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from worker.images.opinion import second_opinion
-from worker.images.proofs import (
-    WEBP_SIDE,
-    SheetRow,
-    contact_sheet,
-    encode_webp,
-    flatten,
-    mask_of,
-    proof,
-    shrink,
-    thumbnail,
-)
+from worker.images.proofs import WEBP_SIDE, encode_webp, flatten, mask_of, proof, shrink, thumbnail
+from worker.images.sheet import SheetRow, contact_sheet
 
 Array = np.ndarray[Any, Any]
 

@@ -1,4 +1,4 @@
-"""Pictures for eyes: cutouts on shirt colours, thumbnails, one contact sheet per job, and flattened or mask outputs.
+"""Pictures for eyes: cutouts on shirt colours, thumbnails, and flattened or mask outputs.
 
 Pictures are made small first, then composed. Shrinking averages premultiplied colours (Porter & Duff 1984, "Compositing
 digital images"), so colours of transparent pixels never bleed into an edge. Blending is done on the sRGB
@@ -7,17 +7,13 @@ numbers, as browsers and image viewers do it.
 
 import io
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
-
-from worker.images.opinion import OpinionJson
+from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -33,26 +29,6 @@ _BAND_ROWS = 64
 _HALVABLE = 64
 #: Side of the heather pattern, in pixels; it repeats without a seam.
 _FABRIC_SIDE = 512
-#: Contact sheet: longest side of a tile, space between tiles, height of a line of text, space between words; in pixels.
-_TILE, _GAP, _LINE, _SPACE = 360, 16, 28, 10
-_INK, _QUIET, _GOOD, _ALARM, _FRAME = "#1a1a1a", "#666666", "#0a7a2f", "#c02020", "#cccccc"
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """One side of a contact sheet.
-
-    Attributes:
-        original: (H, W, 3) RGB or (H, W, 4) RGBA uint8 of any size.
-        cutouts: model name -> (H, W, 4) uint8 straight RGBA of any size; failed cells are left out.
-        opinion: what `second_opinion` says of them; marks the recommended model and boxes what is disputed.
-        levels: model name -> level of its preflight.
-    """
-
-    original: Pixels
-    cutouts: Mapping[str, Pixels]
-    opinion: OpinionJson | Mapping[str, Any] | None = None
-    levels: Mapping[str, str] = field(default_factory=dict)
 
 
 def proof(cutout: Pixels, background: str, long_side: int = 640) -> Pixels:
@@ -155,116 +131,6 @@ def encode_webp(pixels: Pixels, quality: int | None = 80) -> bytes:
     else:
         image.save(file, "WEBP", quality=quality, method=2)  # half the time of 4 for 5 % more bytes (make bench)
     return file.getvalue()
-
-
-def contact_sheet(rows: Mapping[str, SheetRow]) -> Pixels:
-    """One page to look at: per side the original, and each model's cutout on black, white and heather.
-
-    Args:
-        rows: side -> its pictures, at least one side.
-    Returns:
-        (H, W, 3) uint8 RGB. A block per side: a line of words (agreement, review), then a row of tiles per model. Where
-        the models disagree, the original is boxed in red.
-    """
-    if not rows:
-        raise ValueError("a contact sheet needs at least one side")
-    blocks = [_block(side, row) for side, row in rows.items()]
-    width = max(block.width for block in blocks)
-    sheet = Image.new("RGB", (width, sum(block.height for block in blocks) + _GAP), "white")
-    y = 0
-    for block in blocks:
-        sheet.paste(block, (0, y))
-        y += block.height
-    return np.asarray(sheet)
-
-
-def _block(side: str, row: SheetRow) -> Image.Image:
-    """One side of the sheet."""
-    original = row.original
-    if original.ndim == 2 or original.shape[2] != 4:
-        original = np.dstack((original, np.full(original.shape[:2], 255, np.uint8)))
-    base = proof(original, "#808080", _TILE)
-    tiles = {model: shrink(cutout, _TILE) for model, cutout in row.cutouts.items()}
-    sizes = [base.shape[:2], *(tile.shape[:2] for tile in tiles.values())]
-    tile_h, tile_w = (max(size[axis] for size in sizes) for axis in (0, 1))
-    font, bold = ImageFont.load_default(15), ImageFont.load_default(19)
-    heads = [_width([(model, _INK), *_marks(model, row)], font) for model in tiles]
-    tile_w = max(tile_w, _TILE // 2, *heads)  # room for the words above it
-    columns = 1 + len(BACKGROUNDS)
-    line_h = _LINE + tile_h + _GAP
-    height = _GAP + _LINE + max(1, len(tiles)) * line_h
-    words, colour = _verdict(row)
-    verdict_x = round(_GAP + bold.getlength(side) + _GAP)
-    width = max(columns * (tile_w + _GAP) + _GAP, verdict_x + round(font.getlength(words)) + _GAP)
-    block = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(block)
-
-    draw.text((_GAP, _GAP), side, fill=_INK, font=bold)
-    draw.text((verdict_x, _GAP + 3), words, fill=colour, font=font)
-
-    top = _GAP + _LINE
-    draw.text((_GAP, top + 4), "original", fill=_QUIET, font=font)
-    _paste(block, _with_disputes(base, row.opinion), _GAP, top + _LINE)
-    for model, tile in tiles.items():
-        for column, background in enumerate(BACKGROUNDS, start=1):
-            x = _GAP + column * (tile_w + _GAP)
-            _paste(block, proof(tile, background, _TILE), x, top + _LINE)
-            if column > 1:
-                draw.text((x, top + 4), background, fill=_QUIET, font=font)
-        x = _GAP + tile_w + _GAP
-        for text, ink in [(model, _INK), *_marks(model, row)]:
-            draw.text((x, top + 4), text, fill=ink, font=font)
-            x += round(font.getlength(text)) + _SPACE
-        top += line_h
-    return block
-
-
-def _width(words: list[tuple[str, str]], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    """Pixels that words side by side take."""
-    return sum(round(font.getlength(text)) + _SPACE for text, _ in words)
-
-
-def _paste(block: Image.Image, picture: Pixels, x: int, y: int) -> None:
-    """Put a picture on the block, framed so that white ones end somewhere."""
-    height, width = picture.shape[:2]
-    ImageDraw.Draw(block).rectangle((x - 1, y - 1, x + width, y + height), outline=_FRAME)
-    block.paste(Image.fromarray(picture), (x, y))
-
-
-def _verdict(row: SheetRow) -> tuple[str, str]:
-    """The words beside the side's name, and their colour."""
-    if not row.cutouts:
-        return "no cutout", _ALARM
-    opinion = row.opinion
-    if not opinion:
-        return "", _QUIET
-    if opinion.get("needs_review"):
-        return f"please review: {opinion['review_reason']}", _ALARM
-    agreement = opinion.get("agreement")
-    return ("one model only" if agreement is None else f"models agree on {agreement:.1%} (IoU)"), _QUIET
-
-
-def _marks(model: str, row: SheetRow) -> list[tuple[str, str]]:
-    """Words after a model's name, with their colours."""
-    marks = []
-    if row.opinion and len(row.cutouts) > 1 and row.opinion.get("recommended") == model:
-        marks.append(("recommended", _GOOD))
-    level = row.levels.get(model)
-    if level:
-        marks.append((f"print check: {level}", _ALARM if level == "fail" else _QUIET))
-    return marks
-
-
-def _with_disputes(picture: Pixels, opinion: OpinionJson | Mapping[str, Any] | None) -> Pixels:
-    """A copy with red boxes where the models disagree."""
-    out = picture.copy()
-    height, width = out.shape[:2]
-    for pair in (opinion or {}).get("pairs", ()):
-        for region in pair["regions"]:
-            left, top, right, bottom = region["box"]
-            corners = (round(left * width), round(top * height)), (round(right * width), round(bottom * height))
-            cv2.rectangle(out, corners[0], corners[1], (224, 32, 32), 2)
-    return out
 
 
 def _premultiplied(cutout: Pixels, factor: int) -> Pixels:

@@ -17,8 +17,10 @@ from tests.scans import SCANS, scanned
 from worker.images import Picture, cut_out
 from worker.images.holes import punch_holes
 from worker.images.opinion import second_opinion
-from worker.images.printing import PrintSpec, render_print
-from worker.images.proofs import SheetRow, contact_sheet, flatten, mask_of, proof, thumbnail
+from worker.images.print_spec import PrintSpec
+from worker.images.printing import render_print
+from worker.images.proofs import flatten, mask_of, proof, thumbnail
+from worker.images.sheet import SheetRow, contact_sheet
 
 HERE = Path(__file__).parent
 PAPER, SHIRT = (244, 238, 226), "#26324e"

@@ -15,7 +15,7 @@ from worker.images.preflight import checks
 from worker.images.preflight.planes import as_plane, at_least
 from worker.images.preflight.report import CheckJson, Level, PreflightJson, Report, print_size
 from worker.images.preflight.strokes import INSIDE, thinnest_gap, thinnest_line
-from worker.images.printing import AlphaMode
+from worker.images.print_spec import AlphaMode
 
 __all__ = ["CheckJson", "Level", "PreflightJson", "Report", "inspect_cutout", "preflight"]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from worker.images.preflight.planes import Plane, as_plane, at_least, grown, pooled, shrunk, square
 from worker.images.preflight.report import Check, Details, Level, PrintSize
 from worker.images.preflight.strokes import INSIDE, LINE_MM
-from worker.images.printing import AlphaMode
+from worker.images.print_spec import AlphaMode
 
 #: From 200 dpi on, fabric hides the difference (ours); below 150, printers refuse.
 DPI_GOOD, DPI_MINIMUM = 200.0, 150.0
