@@ -27,7 +27,7 @@ HELDOUT = ROOT / "tests" / "data" / "heldout"
 
 #: Grounds that go on beyond the border of the picture when its canvas is enlarged in the border's colour.
 PLAIN = ("flat", "paper", "gradient")
-SHARES = (0, 0.1, 0.2, 0.35, 0.5, 0.7, 1)
+SHARES = (0, 0.1, 0.2, 0.35, 0.7, 1)
 
 
 def pairs(limit: int) -> list[tuple[Any, Any]]:

@@ -19,10 +19,10 @@ def test_art_that_fills_the_picture_needs_no_second_pass() -> None:
     assert art_box(torch.ones(64, 64), 500, 500) is None
 
 
-def test_art_of_half_the_picture_is_looked_at_once() -> None:
-    """Measured: there, a second pass makes as many cutouts worse as better."""
+def test_art_of_most_of_the_picture_is_looked_at_once() -> None:
+    """Its box and margin are 0.77 of it."""
     mask = torch.zeros(64, 64)
-    mask[10:54, 10:54] = 1
+    mask[8:56, 8:56] = 1
     assert art_box(mask, 640, 640) is None
     assert art_box(mask, 640, 640, worth=1) is not None
 
