@@ -30,12 +30,12 @@ PLAIN = ("flat", "paper", "gradient")
 SHARES = (0, 0.1, 0.2, 0.35, 0.7, 1)
 
 
-def pairs(limit: int) -> list[tuple[Any, Any]]:
-    """(rgb, alpha 0-255) of held-out designs, uint8."""
+def pairs(limit: int, *, busy: bool) -> list[tuple[Any, Any]]:
+    """(rgb, alpha 0-255) of held-out designs, uint8, on plain grounds or on all others."""
     found = []
     for alpha_path in sorted(HELDOUT.glob("*_alpha.png")):
         stem = alpha_path.name.removesuffix("_alpha.png")
-        if stem.partition("_")[2] in PLAIN:
+        if (stem.partition("_")[2] in PLAIN) != busy:
             source = next(path for path in HELDOUT.glob(f"{stem}.*"))
             found.append((np.array(Image.open(source).convert("RGB")), np.array(Image.open(alpha_path).convert("L"))))
     return found[:limit]
@@ -63,6 +63,7 @@ def scores(found: Any, truth: Any) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--busy", action="store_true", help="designs on fabric, wood, photographs; set into a frame")
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(os.cpu_count() or 1)
@@ -78,7 +79,7 @@ def main() -> int:
 
         rows = []
         for factor in (1, 1.5, 2, 3, 4):
-            for rgb, alpha in pairs(arguments.pictures):
+            for rgb, alpha in pairs(arguments.pictures, busy=arguments.busy):
                 picture, truth = small_in_picture(rgb, alpha, factor)
                 coarse = one(picture)
                 box = art_box(coarse, picture.height, picture.width, worth=1)
