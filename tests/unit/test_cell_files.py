@@ -34,7 +34,7 @@ class PaintedMasks:
 
     def __init__(self, kind: str) -> None:
         self.name, self.input_size = kind, 32
-        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.device, self.dtype, self.weights_id = torch.device("cpu"), torch.float32, kind
         self.passes = 0
         y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
         self._mask = {
@@ -64,7 +64,7 @@ class Bench:
         job = new_job(job_id=new_job_id(), client_id=1, sources=source, models=models, options=options)
         self.prepared.save(job.job_id, "front", data)
         for model in models:
-            job.cells[cell_name("front", model)] = self._cells.make(job, "front", model)
+            job.cells[cell_name("front", model)] = self._cells.make(job, "front", model, lambda: None)
         job.result = self._reviewer.review(job)
         return job
 
