@@ -147,6 +147,7 @@ class CellMaker:
     ) -> Tensor:
         """(H, W) float mask of a picture, on the engine's device."""
         if options.own_alpha == "trust" and is_cut_out(picture.alpha):
+            raise_if_ended()  # the device is not needed, but an ended job needs no files either
             return torch.ones(picture.height, picture.width, device=engine.device)
 
         def one_pass(part: Picture) -> Tensor:

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from shared.errors import OutputTooLarge
+from shared.errors import JobCanceled, OutputTooLarge
 from shared.jobs import CellRecord, Job, Source, cell_name, new_job, new_job_id
 from shared.options import JobOptions
 from shared.storage import FolderStorage
@@ -58,13 +58,20 @@ class Bench:
         self._cells = CellMaker(self.storage, self.prepared, self.engines, DeviceQueue(), PixelBudget(500_000_000))
         self._reviewer = Reviewer(self.storage, self.prepared)
 
-    def run(self, data: bytes, options: dict[str, Any], models: tuple[str, ...] = ("disc",)) -> Job:
-        """A job of one side with its cells computed and its review in `result`."""
+    def run(
+        self, data: bytes, options: dict[str, Any], models: tuple[str, ...] = ("disc",), *, ended: bool = False
+    ) -> Job:
+        """A job of one side with its cells computed and its review in `result`; `ended`, its cells find it canceled."""
+
+        def raise_if_ended() -> None:
+            if ended:
+                raise JobCanceled("the job is over")
+
         source: dict[Any, Source] = {"front": Source(kind="file", path="unused")}
         job = new_job(job_id=new_job_id(), client_id=1, sources=source, models=models, options=options)
         self.prepared.save(job.job_id, "front", data)
         for model in models:
-            job.cells[cell_name("front", model)] = self._cells.make(job, "front", model, lambda: None)
+            job.cells[cell_name("front", model)] = self._cells.make(job, "front", model, raise_if_ended)
         job.result = self._reviewer.review(job)
         return job
 
@@ -205,6 +212,10 @@ class TestOwnAlpha:
         assert (out[out[..., 3] > 0] == (10, 90, 200, 255)).all()
         assert not out[out[..., 3] == 0].any()
         assert bench.engines["disc"].passes == before
+
+    def test_a_job_that_has_ended_gets_no_files_of_it(self, bench: Bench) -> None:
+        with pytest.raises(JobCanceled):
+            bench.run(png(self.star()), {}, ended=True)
 
     def test_the_models_cut_it_when_asked_to(self, bench: Bench) -> None:
         out = np.asarray(bench.open(bench.cell(png(self.star()), own_alpha="cut").url))
