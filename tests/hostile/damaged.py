@@ -141,7 +141,7 @@ def _png() -> Iterator[Case]:
         "compression-method-1": png(header(48, 32, 8, 2, 1, 0, 0), pixels, END),
         "transparency-too-short": simple_png(chunk(b"tRNS", b"\1")),
         "palette-too-long": simple_png(chunk(b"PLTE", bytes(3 * 300))),
-        "palette-index-outside": png(header(48, 32, 8, 3), palette, idat(b"".join(b"\0" + b"\xff" * 48 for _ in range(32))), END),
+        "palette-index-outside": png(header(48, 32, 8, 3), palette, idat((b"\0" + b"\xff" * 48) * 32), END),
         "gamma-zero": simple_png(chunk(b"gAMA", bytes(4))),
         "resolution-4-billion": simple_png(chunk(b"pHYs", b"\xff" * 8 + b"\1")),
         "chunks-too-short": simple_png(*(chunk(kind, b"\1") for kind in (b"pHYs", b"cHRM", b"gAMA", b"sRGB", b"tIME"))),
@@ -191,8 +191,8 @@ def _jpeg() -> Iterator[Case]:
         "pixels-of-ff": good[: scan + 14] + b"\xff\x00" * 200 + b"\xff\xd9",
         "adobe-transform-200": good[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\xc8") + good[2:],
         "jfif-too-short": good[:2] + segment(0xE0, b"JFIF") + good[2:],
-        "broken-photoshop-block": good[:2] + segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\xff\xff\xff\xff") + good[2:],
-        "broken-mpf": good[:2] + segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff" + b"\1\xb0\7\0\xff\xff\xff\xff\0\0\0\0" * 20) + good[2:],
+        "broken-photoshop-block": jpeg(segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0" + b"\xff" * 4)),
+        "broken-mpf": jpeg(segment(0xE2, b"MPF\0II*\0\x08\0\0\0" + b"\xff" * 10 + b"\1\xb0\7\0" * 50)),
     }.items():  # fmt: skip
         yield Case(f"jpeg-{name}", data, None)
     yield Case("jpeg-junk-before-a-marker", good[:2] + b"\xff" * 300 + good[3:], Right((48, 32), COLOURS, 14))
@@ -203,7 +203,7 @@ def _tiff() -> Iterator[Case]:
     good = {"fine": tiff(grey_tags(), data)}
 
     def with_tags(*tags: Tag, **changes: Tag | None) -> bytes:
-        return tiff([*grey_tags(**changes), *tags], data)  # type: ignore[arg-type]
+        return tiff([*grey_tags(**changes), *tags], data)
 
     at = len(good["fine"]) - (2 + 12 * 9 + 4)
     odd = {

@@ -7,7 +7,6 @@ a crash, a hang or a bomb ends it, and the file it died of is the one without a 
 import faulthandler
 import json
 import resource
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -84,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

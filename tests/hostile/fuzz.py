@@ -7,11 +7,14 @@ seed, so that CI tries the same ones each time.
 
 import argparse
 import base64
+import contextlib
 import re
 import struct
 import sys
+import tempfile
 import zlib
 from functools import cache
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -110,16 +113,11 @@ def by_coverage(seconds: int) -> None:
         import worker.images.picture as instrumented
 
     def fuzz(data: bytes) -> None:
-        try:
+        with contextlib.suppress(SourceNotAnImage, SourceTooLarge):
             instrumented.decode(with_right_sums(data), pixel_limit=PIXEL_LIMIT)
-        except (SourceNotAnImage, SourceTooLarge):
-            pass
-
-    # libFuzzer takes its first files from a folder; they are all small, so they are written where it looks.
-    import tempfile
-    from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
+        # libFuzzer takes its first files from a folder.
         for number, data in enumerate(samples()):
             (Path(folder) / f"{number}").write_bytes(data)
         atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-rss_limit_mb=3000", "-timeout=30", folder], fuzz)
