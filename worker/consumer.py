@@ -34,16 +34,16 @@ class TolerantConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
         return on_task_received
 
 
-class _TolerantChannel(redis.Channel):  # type: ignore[misc]
+class _TolerantChannel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except _MALFORMED as exc:  # taken from the list already, so it is gone
             log.error("message_discarded", detail=repr(exc)[:300])
             return True
 
 
-class TolerantTransport(redis.Transport):  # type: ignore[misc]
+class TolerantTransport(redis.Transport):
     """The Redis transport, which also discards entries of the queue that are no messages."""
 
     Channel = _TolerantChannel

@@ -58,7 +58,7 @@ class Queue:
                    "content-type": content_type, "headers": headers, "properties": properties}  # fmt: skip
         self.redis.lpush(QUEUE, json.dumps(message))
 
-    def do_a_job(self) -> JobStatus:
+    def do_a_job(self) -> JobStatus | None:
         """Send a good job the usual way and wait for its end."""
         job_id = new_job_id()
         path = self.storage.write_work(job_id, "front.upload", saved(quarters(), "PNG"))

@@ -144,7 +144,9 @@ NONSENSE: dict[str, tuple[Script | bytes, str]] = {
     "chunk-negative": (OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n", "source_unreachable"),
     "chunk-of-16-exabytes": (OK + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc", "source_unreachable"),
     "chunk-cut-off": (OK + b"Transfer-Encoding: chunked\r\n\r\n10\r\nabc", "source_unreachable"),
-    "chunk-line-without-end": (for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0" * 65536), "source_unreachable"),
+    "chunk-line-without-end": (
+        for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0" * 65536), "source_unreachable",
+    ),
     "chunks-without-end": (
         for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"4000\r\n" + bytes(0x4000) + b"\r\n"), "source_too_large",
     ),
@@ -218,7 +220,7 @@ def test_tls_that_proves_nothing_is_refused(serve: Callable[..., RawServer], aut
         context = context_for("localhost", trustme.CA())
     if kind == "old-version":
         context.set_ciphers("ALL:@SECLEVEL=0")
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1 is deprecated"):
             context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1
     server = serve(GOOD, context)
     with pytest.raises(AppError) as caught:
