@@ -156,6 +156,19 @@ format: venv ## 🖌️  Format the code and fix what can be fixed
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+fuzz: venv ## 🐒 Throw mutated files at the decoder (FUZZ_S=600 seconds led by coverage, then FUZZ_EXAMPLES=50000)
+	@if $(PY) -m pip install --disable-pip-version-check -q -r requirements/fuzz.txt -c requirements/constraints.txt; then \
+	  $(PY) -m tests.hostile.fuzz --coverage $(or $(FUZZ_S),600); \
+	else echo "No atheris for this machine: mutations without coverage only."; fi
+	@$(PY) -m tests.hostile.fuzz --examples $(or $(FUZZ_EXAMPLES),50000)
+
+audit: venv ## 🛡️  Look every installed package up in the database of known weaknesses (needs the network)
+	@[ -x .venv/audit/bin/pip-audit ] || { $(PY) -m venv .venv/audit && \
+	  .venv/audit/bin/python -m pip install --disable-pip-version-check -q -r requirements/audit.txt; }
+	@$(PY) -m pip freeze | sed 's/+[a-z0-9.]*$$//' >.venv/audit/installed.txt
+	@.venv/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r .venv/audit/installed.txt || { \
+	  echo "The audit found something, or could not look every package up (see above): it has NOT passed." >&2; exit 1; }
+
 ci: lint test ## ✅ What CI runs: lint and the whole suite
 
 train-starter: venv ## 🏋️  Train the starter checkpoints anew (ARGS=--publish puts them into models/starter)
@@ -219,4 +232,4 @@ folders:
 	  chown "$$owner" models; chmod -R a+rX models; chown -R "$$owner" outputs; fi
 
 .PHONY: help setup build up down restart logs status shell download-models check-cache backup clean clean-full \
-  demo local smoke test lint format ci train-starter eval-starter venv need-docker env-file folders
+  demo local smoke test lint format fuzz audit ci train-starter eval-starter venv need-docker env-file folders

@@ -59,7 +59,8 @@ def _check_url(value: str) -> str:
         parts = urlsplit(value)
         has_port = parts.port is None or parts.port > 0
     except ValueError as exc:
-        raise ValueError(f"is not a URL: {exc}") from exc
+        # The parser's own words repeat what it could not read, which may be a password.
+        raise ValueError("is not a URL that can be read; check its host and port") from exc
     if parts.scheme not in ("http", "https"):
         raise ValueError("must begin with http://, https:// or data:")
     if not parts.hostname or not has_port:

@@ -92,7 +92,7 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["url", "file"]
-    url: str | None = None
+    url: str | None = Field(None, repr=False)  # its query may be a signature, which no log shall show
     path: str | None = None
 
 

@@ -22,9 +22,9 @@ from typing import BinaryIO, Protocol
 from shared.errors import OutputNotFound, OutputNotWritten
 from shared.jobs import JOB_ID
 
-#: The only names that are ever served; no dots, slashes or other ways out of the folder.
+#: The only names that are ever served: no dots, slashes or other ways out of the folder, and no kind that browsers run.
 OUTPUT_NAME = re.compile(
-    rf"design_-?[A-Za-z0-9_-]{{1,64}}_{JOB_ID.pattern}_(?:front|back)_[a-z0-9]+(?:_[a-z0-9]+)*\.[a-z0-9]{{1,8}}"
+    rf"design_-?[A-Za-z0-9_-]{{1,64}}_{JOB_ID.pattern}_(?:front|back)_[a-z0-9]+(?:_[a-z0-9]+)*\.(?:png|webp)"
 )
 _WORK = ".work"
 _WORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9]{1,16})?")

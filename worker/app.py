@@ -25,6 +25,7 @@ from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
 from worker.cells import LoadedEngine
+from worker.consumer import TolerantConsumer, TolerantTransport
 from worker.engine import Engine, configure_torch, pick_device
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
@@ -137,6 +138,8 @@ def make_worker_app(settings: Settings) -> Celery:
         "unacked_index_key": f"unacked_index:{name}",
         "unacked_mutex_key": f"unacked_mutex:{name}",
     }
+    app.conf.broker_transport = TolerantTransport
+    app.conf.worker_consumer = TolerantConsumer
     app.conf.worker_send_task_events = True  # Flower
     app.conf.task_send_sent_event = True
     app.conf.worker_hijack_root_logger = False

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -84,6 +85,7 @@ def download(url: str, settings: Settings) -> bytes:
     guard = _Guard(settings)
     with requests.Session() as session:
         session.trust_env = False  # a proxy from the environment would make the address check meaningless
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # no redirect gets what an earlier one set
         session.mount("http://", _GuardedAdapter(guard))
         session.mount("https://", _GuardedAdapter(guard))
         with guard.deadline(), _translated(url, guard):
@@ -101,7 +103,7 @@ def download(url: str, settings: Settings) -> bytes:
                         url = urljoin(url, response.headers["Location"])
                         continue
                     if response.status_code != 200:
-                        raise SourceUnreachable(f"{_shown(url)} answered {response.status_code} {response.reason}")
+                        raise SourceUnreachable(f"{_shown(url)} answered {response.status_code}")
                     return _read(response, settings.source_limit_bytes, guard)
     raise SourceUnreachable(f"more than {settings.download_redirects} redirects, the last to {_shown(url)}")
 
@@ -131,7 +133,7 @@ def _check_url(url: str) -> None:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or 0 < parts.port < 65536
     except ValueError as exc:
-        raise SourceUnreachable(f"a redirect leads to {url[:200]!r}, which is not a URL") from exc
+        raise SourceUnreachable(f"a redirect leads to {_shown(url)}, which is not a URL") from exc
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
         raise SourceAddressForbidden(f"only http and https URLs are fetched, not {_shown(url)}")
     if parts.username is not None or parts.password is not None:
@@ -140,12 +142,14 @@ def _check_url(url: str) -> None:
 
 def _shown(url: str) -> str:
     """A URL for messages: without credentials, query or fragment, which may carry secrets."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # a redirect may lead to anything
+        return "an address that cannot be read"
     if ":" in host:
         host = f"[{host}]"
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"[:200]
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"[:200]
 
 
 class _Guard:
@@ -154,6 +158,7 @@ class _Guard:
     def __init__(self, settings: Settings) -> None:
         self.timeout_s = settings.download_timeout_s
         self.expired = False
+        self._until = time.monotonic() + self.timeout_s
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._hosts: set[str] = set()
@@ -189,18 +194,26 @@ class _Guard:
                     continue  # already closed
 
     def connect(self, host: str, port: int, timeout: Any, options: Any) -> socket.socket:
-        """Resolve, check, connect, and check the peer: in that order, with one look-up."""
-        addresses = [
-            (family, entry) for family, _, _, _, entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        ]
-        last: OSError | None = None
-        for family, entry in addresses:
+        """Resolve, check, connect, and check the peer: in that order, with one look-up.
+
+        One address that is not allowed is enough to refuse a name: which of them is tried first is the resolver's
+        choice, and the answer shall not depend on it.
+        """
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for _, _, _, _, entry in found:
             self.check(host, str(entry[0]))
+        last: OSError | None = None
+        for family, _, _, _, entry in found:
+            # A name can have hundreds of addresses of which none answers.
+            left_s = self._until - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 for option in options or ():
                     sock.setsockopt(*option)
-                sock.settimeout(timeout if isinstance(timeout, int | float) else self.timeout_s)
+                wait_s = float(timeout) if isinstance(timeout, int | float) else self.timeout_s
+                sock.settimeout(min(wait_s, left_s))
                 sock.connect(entry)
                 self.check(host, str(sock.getpeername()[0]))
             except OSError as exc:
@@ -216,6 +229,7 @@ class _Guard:
                 if self.expired:
                     sock.close()
                     raise TimeoutError
+            sock.settimeout(wait_s)
             return sock
         raise last or OSError(f"{host} has no address")
 

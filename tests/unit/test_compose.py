@@ -110,6 +110,24 @@ def test_redis_has_a_password_keeps_its_data_and_publishes_nothing() -> None:
     assert "redis-data:/data" in redis["volumes"]
 
 
+def test_redis_is_reached_by_password_and_only_from_its_own_network() -> None:
+    clients = {name for name, service in RUNNING.items() if "queue" in service["networks"] and name != "redis"}
+    assert clients == {"api", "worker", "flower"}
+    for name in clients:
+        url = RUNNING[name]["environment"].get("REDIS_URL") or RUNNING[name]["environment"]["CELERY_BROKER_URL"]
+        assert url.startswith("redis://:${REDIS_PASSWORD:?")
+    assert {name for name, service in SERVICES.items() if service.get("ports")} == {"api", "flower"}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_service_shares_the_hosts_namespaces_or_shows_a_secret_in_its_command(name: str) -> None:
+    service = SERVICES[name]
+    assert not {"network_mode", "pid", "ipc", "devices", "cap_add", "userns_mode"} & set(service)
+    # What is on a command line, every process list shows.
+    assert not re.search(r"\$\{\w*(PASSWORD|TOKEN|KEY)", str(service.get("command", "")))
+    assert not re.search(r"(?i)password|token|_key", str(service["healthcheck"]))
+
+
 def test_flower_asks_for_a_password_that_has_no_default() -> None:
     assert ":${FLOWER_PASSWORD:?" in RUNNING["flower"]["environment"]["FLOWER_BASIC_AUTH"]
 

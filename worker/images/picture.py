@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from shared.errors import SourceNotAnImage, SourceTooLarge
+from shared.errors import AppError, SourceNotAnImage, SourceTooLarge
+from worker.images.bounds import EXIF_BYTES, MeteredFile, check_bounds
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -22,7 +23,20 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 # Our own limit applies (settings.pixel_limit_mp) and gives our own error; Pillow's would warn first.
 Image.MAX_IMAGE_PIXELS = None
 
+#: Deep pictures are scaled in bands of about so many pixels: as a whole their doubles would take 8 bytes a pixel.
+_BAND_PIXELS = 2**20
+
 _SRGB = ImageCms.createProfile("sRGB")
+#: EXIF orientation -> how to turn the stored picture.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -65,28 +79,56 @@ def decode(data: bytes, *, pixel_limit: int) -> Picture:
     with warnings.catch_warnings():
         # Pillow warns about odd metadata in files that it reads well; the pixels are what counts.
         warnings.simplefilter("ignore")
+        check_bounds(data, pixel_limit=pixel_limit)
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(image, pixel_limit)
+            with _load(data, pixel_limit) as image:
                 dpi = _dpi(image)
-                profile = image.info.get("icc_profile")
-                _shorten_colour_key(image)
-                image.load()
                 upright = _orient(image)
                 alpha = _alpha(upright)
-                rgb = np.array(_to_srgb(upright, profile))  # a copy: torch wants writable memory
-        except (SourceTooLarge, SourceNotAnImage):
-            raise
-        except UnidentifiedImageError as exc:
-            raise SourceNotAnImage(
-                f"the source is not a picture in a known format ({', '.join(FORMATS)}); it begins with {data[:12]!r}"
-            ) from exc
-        # Decoders of damaged files raise many kinds; each means the same to the caller.
-        except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError, ArithmeticError) as exc:
+                rgb = np.array(_to_srgb(upright, image.info.get("icc_profile")))  # a copy: torch wants writable memory
+        # What is left to go wrong once all pixels are there: a palette or profile that does not fit them.
+        except (OSError, ValueError, TypeError) as exc:
             raise SourceNotAnImage(f"the source is damaged: {exc}") from exc
         except (MemoryError, OverflowError) as exc:
-            raise SourceTooLarge(f"the source needs more memory than there is: {exc}") from exc
+            raise _out_of_memory(exc) from exc
     return Picture(rgb, alpha, dpi)
+
+
+def _load(data: bytes, pixel_limit: int) -> Image.Image:
+    """The picture with all of its pixels, as the file has them."""
+    file = MeteredFile(data)
+    try:
+        image = Image.open(file, formats=FORMATS)
+        _check_size(image, pixel_limit)
+        file.begin_pixels()
+        image.load()
+        _check_colours(image, data)
+    except AppError:
+        raise
+    except UnidentifiedImageError as exc:
+        raise SourceNotAnImage(
+            f"the source is not a picture in a known format ({', '.join(FORMATS)}); it begins with {data[:12]!r}"
+        ) from exc
+    except (MemoryError, OverflowError) as exc:
+        raise _out_of_memory(exc) from exc
+    # Parsers of broken bytes raise whatever they trip over (struct.error, AssertionError, KeyError, ...); each means
+    # the same to the caller. Nothing of ours runs in here.
+    except Exception as exc:
+        raise SourceNotAnImage(f"the source is damaged: {exc}") from exc
+    return image
+
+
+def _check_colours(image: Image.Image, data: bytes) -> None:
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise SourceNotAnImage("the source is damaged: it has no palette")
+    key = image.info.get("transparency")
+    if image.format == "PNG" and data[24] == 16 and isinstance(key, tuple):
+        # Of 16-bit colours Pillow keeps the high bytes, but the transparent colour it keeps whole: none would match.
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+def _out_of_memory(exc: BaseException) -> SourceTooLarge:
+    return SourceTooLarge(f"the source needs more memory than there is: {exc}")
 
 
 def _check_size(image: Image.Image, pixel_limit: int) -> None:
@@ -104,34 +146,39 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     """Resolution as the upright picture has it: a quarter turn swaps its axes."""
     try:
         x, y = (float(part) for part in image.info["dpi"])
-        if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
-            x, y = y, x
-    except Exception:  # absent, or a block of metadata too broken to read: of the picture, nothing is lost
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
+    if _orientation(image) in (5, 6, 7, 8):
+        x, y = y, x
     return (x, y) if 1 <= x <= 20_000 and 1 <= y <= 20_000 else None
 
 
 def _orient(image: Image.Image) -> Image.Image:
+    """The picture as EXIF says it is to be shown.
+
+    ImageOps.exif_transpose would also write the block anew, all of it, and copy the picture where there is no turn.
+    """
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1, which is upright, where none can be read."""
+    if len(image.info.get("exif") or b"") > EXIF_BYTES:
+        return 1
     try:
-        return ImageOps.exif_transpose(image)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Broken EXIF blocks raise nearly anything; an unrotated picture is better than none.
-        return image
-
-
-def _shorten_colour_key(image: Image.Image) -> None:
-    """The transparent colour of 16-bit colour as the 8 bits that Pillow makes of the pixels; it keeps the key's 16."""
-    key = image.info.get("transparency")
-    tiles = getattr(image, "tile", None)  # what is still to be decoded, and from which layout of samples
-    if isinstance(key, tuple) and tiles and "16" in str(tiles[0][3]):
-        image.info["transparency"] = tuple(value >> 8 for value in key)
+        return 1
 
 
 def _alpha(image: Image.Image) -> Pixels | None:
     """(H, W) uint8 alpha of any mode that can have one, or None when nothing is transparent."""
     if not image.has_transparency_data:
         return None
-    if image.mode.startswith("I"):  # deep grey with one grey marked transparent, which convert() would not look at
-        alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+    key = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(key, int):  # convert() would leave these opaque
+        alpha = np.where(np.asarray(image) == key, np.uint8(0), np.uint8(255))
     else:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
     return None if alpha.min() == 255 else alpha
@@ -154,7 +201,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
                     return converted
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass  # a broken or mismatched profile: read the numbers as sRGB
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
@@ -163,11 +210,15 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     16-bit colour comes from Pillow as 8 bits already (the high byte, at most one level from the rounded value).
     """
     values = np.asarray(image)
-    if values.dtype == np.uint16:  # a table: 64 megapixels of floats would take 256 MB
+    if values.dtype == np.uint16:
         table = (np.arange(65536) / 257).round().astype(np.uint8)
         return Image.fromarray(table[values])
-    values = np.nan_to_num(values.astype(np.float32))
     # Floats count to 1 or to 255 and whole numbers to 16 or 31 bits, whichever their largest value fits.
     ranges = (1.0, 255.0) if image.mode == "F" else (65535.0, 2.0**31 - 1)
-    top = ranges[0] if values.max() <= ranges[0] else ranges[1]
-    return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+    top = ranges[0] if np.nanmax(values) <= ranges[0] else ranges[1]
+    grey = np.empty(values.shape, np.uint8)
+    rows = max(1, _BAND_PIXELS // values.shape[1])
+    for start in range(0, values.shape[0], rows):
+        band = values[start : start + rows].astype(np.float64)
+        grey[start : start + rows] = np.nan_to_num(band / top * 255.0).clip(0, 255).round()
+    return Image.fromarray(grey)

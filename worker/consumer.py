@@ -1,0 +1,49 @@
+"""A consumer that no message can end.
+
+Celery discards messages that it cannot read, but not all of them: one without a content type, or an entry of the list
+that is no message at all, ends the worker with an exception that it does not expect. What was read but not
+acknowledged is then given back at the next start, and ends that one too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer
+from kombu.transport import redis
+
+log = structlog.get_logger(__name__)
+
+#: What reading a message of a wrong form raises. Not OSError and not kombu's own: those mean that Redis is away.
+_MALFORMED = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
+
+
+class TolerantConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
+    """Celery's consumer, which also discards messages whose envelope is fine and whose rest is not."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_task_received(message: Any) -> Any:
+            try:
+                return handle(message)
+            except _MALFORMED as exc:
+                log.error("message_discarded", detail=repr(exc)[:300])
+                return message.reject_log_error(log, self.connection_errors)
+
+        return on_task_received
+
+
+class _TolerantChannel(redis.Channel):
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except _MALFORMED as exc:  # taken from the list already, so it is gone
+            log.error("message_discarded", detail=repr(exc)[:300])
+            return True
+
+
+class TolerantTransport(redis.Transport):
+    """The Redis transport, which also discards entries of the queue that are no messages."""
+
+    Channel = _TolerantChannel
