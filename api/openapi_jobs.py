@@ -29,7 +29,7 @@ from shared.errors import (
     StoreUnavailable,
     TooManyEventStreams,
 )
-from shared.jobs import JobStatus
+from shared.jobs import JOB_ID, SIDES, JobStatus, cell_names
 
 #: What can end a job, and so a request that waits for it.
 ENDINGS: tuple[type[AppError], ...] = (
@@ -47,12 +47,12 @@ ENDINGS: tuple[type[AppError], ...] = (
 )
 
 
-def job_paths() -> dict[str, PathItem]:
+def job_paths(models: tuple[str, ...]) -> dict[str, PathItem]:
     return {
         "/jobs": PathItem(get=_list()),
         "/jobs/{job_id}": PathItem(get=_job(), delete=_delete()),
         "/jobs/{job_id}/cancel": PathItem(post=_cancel()),
-        "/jobs/{job_id}/retry": PathItem(post=_retry()),
+        "/jobs/{job_id}/retry": PathItem(post=_retry(models)),
         "/jobs/{job_id}/events": PathItem(get=_events()),
     }
 
@@ -105,7 +105,8 @@ def _list() -> Operation:
         "jobs",
         "Your jobs, newest first",
         {200: json_reply("A page of jobs", JobList, example=examples.listing())},
-        errors=(InvalidRequest, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(InvalidRequest, StoreUnavailable),
         parameters=[
             parameter(
                 "query",
@@ -114,7 +115,10 @@ def _list() -> Operation:
                 {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
             ),
             parameter(
-                "query", "cursor", "next_cursor of the page before", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+                "query",
+                "cursor",
+                "next_cursor of the page before",
+                {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "examples": [examples.CURSOR]},
             ),
             parameter(
                 "query",
@@ -137,7 +141,8 @@ def _job() -> Operation:
         "job",
         "How a job stands",
         {200: json_reply("The job", JobEnvelope, example=examples.envelope(JobStatus.QUEUED))},
-        errors=(JobNotFound, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(JobNotFound, StoreUnavailable),
         parameters=[_job_id()],
     )
 
@@ -147,7 +152,8 @@ def _cancel() -> Operation:
         "cancel",
         "End a job: its next step does not start, finished cells stay; again: the same answer",
         {200: json_reply("The canceled job", JobEnvelope, example=examples.envelope(JobStatus.CANCELED))},
-        errors=(JobNotFound, JobAlreadyFinal, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(JobNotFound, JobAlreadyFinal, StoreUnavailable),
         parameters=[_job_id()],
     )
 
@@ -157,17 +163,23 @@ def _delete() -> Operation:
         "delete",
         "Remove a job with its events and all of its files; an open one is canceled first",
         {204: Reply(description="Nothing is left of it", headers=header_refs())},
-        errors=(JobNotFound, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(JobNotFound, StoreUnavailable),
         parameters=[_job_id()],
     )
 
 
-def _retry() -> Operation:
+def _retry(models: tuple[str, ...]) -> Operation:
     return operation(
         "retry",
         "A new job for the cells that failed; good cells are taken over at once",
         {
-            200: json_reply("The new job has ended with at least one cutout", ProcessReply, "PreferenceApplied"),
+            200: json_reply(
+                "The new job has ended with at least one cutout",
+                ProcessReply,
+                "PreferenceApplied",
+                example=examples.result(cell_names(SIDES, models)),
+            ),
             202: json_reply(
                 "The new job is queued",
                 JobEnvelope,
@@ -177,6 +189,7 @@ def _retry() -> Operation:
                 example=examples.envelope(JobStatus.QUEUED),
             ),
         },
+        tag="Jobs",
         errors=(
             InvalidRequest,
             JobNotFound,
@@ -214,7 +227,8 @@ def _events() -> Operation:
             ),
             204: Reply(description="The job has ended, and you have seen all of its events", headers=header_refs()),
         },
-        errors=(InvalidRequest, JobNotFound, TooManyEventStreams, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(InvalidRequest, JobNotFound, TooManyEventStreams, StoreUnavailable),
         parameters=[
             _job_id(),
             parameter("header", "Last-Event-ID", "Only events after this one", _event_id()),
@@ -228,4 +242,4 @@ def _event_id() -> dict[str, object]:
 
 
 def _job_id() -> Parameter:
-    return path_parameter("job_id", "From the 202 or the result", "4f0c7d3be0a94f1c8f1f6b0f6a1d2c3e")
+    return path_parameter("job_id", "From the 202 or the result", examples.JOB_ID, JOB_ID.pattern)
