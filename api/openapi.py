@@ -20,6 +20,8 @@ from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema
 from pydantic import BaseModel
 
 from api import examples
+from api.error_reference import WHEN
+from api.errors import error_classes
 from api.openapi_jobs import ENDINGS, job_paths, once_parameters, wait_parameters
 from api.openapi_parts import (
     BAD_RANGE,
@@ -121,7 +123,7 @@ def build_openapi(models: tuple[str, ...], *, has_keys: bool = False) -> OpenAPI
     )
     _name_cells(document, models)
     _name_shapes(document)
-    return document
+    return document.model_copy(update={"x-error-codes": _error_codes()})
 
 
 def _process(models: tuple[str, ...]) -> Operation:
@@ -268,6 +270,18 @@ def _static() -> Operation:
 
 def _text(example: str) -> dict[str, Any]:
     return {"type": "string", "examples": [example]}
+
+
+def _error_codes() -> list[dict[str, Any]]:
+    """Every code: what a problem's `type` leads to, on /docs."""
+    known = error_classes()
+    codes = []
+    for code, when in WHEN.items():
+        error = known.get(code)
+        status, title = (error.status, error.title) if error else (405, "Method Not Allowed")
+        again = error is not None and error.retryable
+        codes.append({"code": code, "status": status, "title": title, "when": when, "retryable": again})
+    return codes
 
 
 # --- the whole document ---------------------------------------------------------------------------------------------

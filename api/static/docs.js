@@ -94,18 +94,19 @@ function reply(status, found, headers) {
   return place;
 }
 
+const sample = (item) => item.example ?? item.schema.examples?.[0] ?? item.schema.default;
+
 // The request as a person would try it, with a key where one is needed.
 function curl(method, path, details) {
-  const example = (place) => (details.parameters || []).filter((item) => item.in === place);
   let address = location.href.replace(/docs(#.*)?$/, "").replace(/\/$/, "") + path;
-  for (const item of example("path")) address = address.replace(`{${item.name}}`, item.example);
+  for (const item of (details.parameters || []).filter((found) => found.in === "path")) address = address.replace(`{${item.name}}`, sample(item));
   const lines = [`curl -sS ${method === "get" ? "" : `-X ${method.toUpperCase()} `}'${address}'`];
   if (details.security.some((scheme) => scheme.bearer) && !details.security.some((scheme) => !Object.keys(scheme).length)) {
     lines.push("-H \"Authorization: Bearer $API_KEY\"");
   }
   const json = details.requestBody?.content["application/json"];
   if (json) {
-    lines.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(Object.values(json.examples)[0].value)}'`);
+    lines.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify((json.example ?? Object.values(json.examples)[0].value))}'`);
   }
   return lines.join(" \\\n  ");
 }
@@ -117,7 +118,7 @@ function operation(method, path, details, headers) {
   if (details.parameters?.length) {
     body.append(make("h4", {}, "Parameters"), table(["Name", "In", "Type", "Example", ""],
       details.parameters.map((item) => [code(item.name), item.in, make("span", {}, typeOf(item.schema), ...bounds(item.schema)),
-        item.example === undefined ? "" : code(String(item.example)), text(item.description)])));
+        sample(item) === undefined ? "" : code(String(sample(item))), text(item.description)])));
   }
   body.append(...requestBody(details.requestBody), make("h4", {}, "Replies"),
     ...Object.entries(details.responses).map(([status, found]) => reply(status, found, headers)));
@@ -127,27 +128,22 @@ function operation(method, path, details, headers) {
 }
 
 // --- errors -----------------------------------------------------------------------------------------------------
-// Every code, from the examples of the replies: when it comes, and which routes give it.
-function errorCodes(paths) {
-  const codes = new Map();
-  for (const item of Object.values(paths)) for (const details of Object.values(item)) {
-    for (const found of Object.values(details.responses)) {
-      for (const [name, { value }] of Object.entries(found.content?.["application/problem+json"]?.examples || {})) {
-        const known = codes.get(name) || { ...value, routes: [] };
-        known.routes.push(details.operationId);
-        codes.set(name, known);
-      }
+// Every code: when it comes, and which routes give it.
+function errorTable(document_) {
+  const routes = new Map(), operations = Object.values(document_.paths).flatMap((item) => Object.values(item));
+  for (const details of operations) for (const found of Object.values(details.responses)) {
+    for (const name of Object.keys(found.content?.["application/problem+json"]?.examples || {})) {
+      routes.set(name, [...(routes.get(name) || []), details.operationId]);
     }
   }
-  return [...codes.values()].sort((one, other) => one.status - other.status || (one.code < other.code ? -1 : 1));
-}
-
-function errorTable(paths, total) {
-  const rows = errorCodes(paths).map((found) => [
-    make("span", { id: found.code, class: "target" }, make("a", { href: `#${found.code}` }, code(found.code))),
-    code(String(found.status), { class: `status s${String(found.status)[0]}` }), found.title, text(found.detail),
-    found.routes.length === total ? "all" : make("span", {}, ...joined(found.routes.map((id) => make("a", { href: `#${id}` }, id)), ", "))]);
-  return table(["Code", "Status", "Title", "When", "Routes"], rows);
+  const order = (one, other) => one.status - other.status || (one.code < other.code ? -1 : 1);
+  return table(["Code", "Status", "Title", "When", "Again?", "Routes"], [...document_["x-error-codes"]].sort(order).map((found) => {
+    const ids = routes.get(found.code) || [];
+    return [make("span", { id: found.code }, make("a", { href: `#${found.code}` }, code(found.code))),
+      code(String(found.status), { class: `status s${String(found.status)[0]}` }), found.title, text(found.when),
+      found.retryable ? "yes" : "no", ids.length === 0 || ids.length === operations.length ? "any"
+        : make("span", {}, ...joined(ids.map((id) => make("a", { href: `#${id}` }, id)), ", "))];
+  }));
 }
 
 // --- the page ---------------------------------------------------------------------------------------------------
@@ -171,7 +167,7 @@ function show(document_) {
     table(["Scheme", ""], Object.entries(components.securitySchemes).map(([name, scheme]) => [code(name), text(scheme.description)])));
   place.append(make("h2", { id: "errors" }, "Error codes"),
     ...paragraphs("Errors are `application/problem+json` (RFC 9457). Codes never change their meaning; `type` points here."),
-    errorTable(paths, all.length));
+    errorTable(document_));
   place.append(make("h2", { id: "schemas" }, "Schemas"));
   for (const [name, schema] of Object.entries(components.schemas)) {
     place.append(make("details", { id: name, class: "schema" }, make("summary", {}, code(name), make("span", { class: "about" },

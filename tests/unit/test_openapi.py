@@ -130,6 +130,7 @@ def test_every_field_parameter_and_header_is_described(document: dict[str, Any])
 def test_every_error_code_is_explained_as_in_the_readme(document: dict[str, Any]) -> None:
     table = dict(re.findall(r"^\| `([a-z_]+)` \| \d+ \| (.*) \| (?:yes|no) \|$", README.read_text(), re.MULTILINE))
     assert table == WHEN
+    assert {error["code"]: error["when"] for error in document["x-error-codes"]} == WHEN
     for operation in operations(document).values():
         for status, reply in operation["responses"].items():
             problem = reply.get("content", {}).get("application/problem+json")
