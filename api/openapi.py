@@ -33,6 +33,7 @@ from api.openapi_parts import (
     parameter,
     path_parameter,
     text_reply,
+    with_job_links,
 )
 from api.report_schemas import ErrorRecord, Opinion, Preflight, PrintReport
 from api.schemas import Alive, HealthReport, JobEnvelope, Problem, ProcessReply, ProcessRequest
@@ -163,7 +164,7 @@ def _process(models: tuple[str, ...]) -> Operation:
     return operation(
         "process",
         "Cut a design out of its background",
-        {200: done, 202: accepted},
+        {200: with_job_links(done), 202: with_job_links(accepted)},
         tag="Jobs",
         text="One job: a front, a back or both, each through every model. Waits for the result unless asked otherwise.",
         errors=_PROCESS_ERRORS,

@@ -215,7 +215,6 @@ def _retry(models: tuple[str, ...]) -> Operation:
 
 
 def _events() -> Operation:
-    text = Schema.model_validate({"type": "string"})
     return operation(
         "events",
         "What happens to a job, as server-sent events: states, cells with their addresses, and the end",
@@ -223,7 +222,7 @@ def _events() -> Operation:
             200: Reply(
                 description="Events as they come, and a comment every 15 s without one; ends with the final state",
                 headers=header_refs("CacheControl"),
-                content={"text/event-stream": MediaType(media_type_schema=text, example=examples.events())},
+                content={"text/event-stream": MediaType(media_type_schema=_one_event(), example=examples.events())},
             ),
             204: Reply(description="The job has ended, and you have seen all of its events", headers=header_refs()),
         },
@@ -235,6 +234,18 @@ def _events() -> Operation:
             parameter("query", "last_event_id", "The same for clients without headers; the header wins", _event_id()),
         ],
     )
+
+
+def _one_event() -> Schema:
+    """Of a stream, OpenAPI 3.1 describes one event."""
+    data = {"type": "string", "contentMediaType": "application/json", "description": "What happened, as JSON"}
+    properties = {
+        "id": {"type": "string", "description": "For Last-Event-ID"},
+        "event": {"enum": ["status", "cell"], "description": "status: of the job; cell: one of its cells"},
+        "data": data,
+        "retry": {"type": "integer", "description": "How long to wait before asking again (ms)"},
+    }
+    return Schema.model_validate({"type": "object", "description": "One event", "properties": properties})
 
 
 def _event_id() -> dict[str, object]:

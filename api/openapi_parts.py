@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from openapi_pydantic import Example, Header, MediaType, Operation, Parameter, Reference, RequestBody, Schema
+from openapi_pydantic import Example, Header, Link, MediaType, Operation, Parameter, Reference, RequestBody, Schema
 from openapi_pydantic import Response as Reply
 from openapi_pydantic.util import PydanticSchema
 from pydantic import BaseModel
@@ -162,6 +162,21 @@ def _problem_example(code: str, status: int, title: str, when: str) -> dict[str,
 def json_reply(text: str, model: type[BaseModel], *names: str, example: Any) -> Reply:
     media = MediaType(media_type_schema=PydanticSchema(schema_class=model), example=example)
     return Reply(description=text, headers=header_refs("CacheControl", *names), content={"application/json": media})
+
+
+def with_job_links(reply: Reply) -> Reply:
+    """A reply about a job, which says where its job_id leads."""
+    links: dict[str, Link | Reference] = {
+        name: Link(operationId=name, parameters={"job_id": "$response.body#/job_id"}, description=text)
+        for name, text in (
+            ("job", "How it stands"),
+            ("events", "What happens to it"),
+            ("cancel", "End it"),
+            ("retry", "Try again what failed"),
+            ("delete", "Remove it"),
+        )
+    }
+    return reply.model_copy(update={"links": links})
 
 
 def file_replies(text: str, *media_types: str) -> dict[int, Reply]:

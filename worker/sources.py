@@ -312,4 +312,5 @@ def _reason(exc: BaseException) -> str:
     reason = getattr(exc, "reason", None) or (exc.args[0] if exc.args else exc)
     if isinstance(reason, BaseException) and reason is not exc:
         return _reason(reason)
-    return re.sub(r"^\w+\(.*?\): ", "", str(reason).rpartition(">: ")[2])[:200]
+    text = re.sub(r"^\w+\(.*?\): ", "", str(reason).rpartition(">: ")[2])
+    return re.sub(r"\[Errno -?\d+\] ", "", text)[:200]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from tests.redis_server import free_port
 from worker.backoff import DELAYS_S, next_delay_s, parse_retry_after
 from worker.budget import HostBudget
 from worker.webhooks import WebhookSender, job_data
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -147,6 +150,30 @@ def test_the_data_is_the_envelope(store: Store) -> None:
     job = queued(store, "http://x/")
     assert set(job_data(job)) <= set(JobEnvelope.model_fields)
     assert job_data(job)["progress"] == {"done": 0, "total": 2}
+
+
+def test_the_receiver_in_the_readme_takes_it_once(
+    store: Store,
+    deliveries: Deliveries,
+    sender: WebhookSender,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = (
+        README.read_text().partition("<!-- run by tests/unit/test_webhooks.py -->\n```python\n")[2].partition("```")[0]
+    )
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    job = queued(store, receiver.url())
+    store.finish(job.job_id, JobStatus.FAILED)
+    try_due(sender, deliveries)
+    (received,) = receiver.received
+    headers = {name.lower(): value for name, value in received.headers.items()}
+    assert [scope["receive"](headers, received.body) for _ in range(2)] == [204, 204]
+    assert capsys.readouterr().out.count(f"job.failed {job.job_id}\n") == 1
+    assert scope["receive"](headers, received.body + b" ") == 401
 
 
 # --- tries ------------------------------------------------------------------------------------------------------------
