@@ -301,7 +301,12 @@ def _schema(document: OpenAPI, name: str) -> dict[str, Any]:
 
 
 def _name_cells(document: OpenAPI, models: tuple[str, ...]) -> None:
-    """Spell out the reply's flat keys, which depend on the models this service runs."""
+    """Spell out what depends on the models this service runs: their names, and the reply's flat keys."""
+    options = _schema(document, "JobOptions")
+    names = {"type": "array", "items": {"enum": list(models)}, "minItems": 1, "uniqueItems": True}
+    options["models"] = Schema.model_validate(
+        {"anyOf": [names, {"type": "null"}], "description": options["models"].description}
+    )
     properties = _schema(document, "ProcessReply")
     for name in cell_names(SIDES, models):
         text = f"Address of the cutout of this side by this model; null where {name} failed or was not asked for"

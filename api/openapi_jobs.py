@@ -249,7 +249,7 @@ def _one_event() -> Schema:
 
 
 def _event_id() -> dict[str, object]:
-    return {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,15}$", "examples": ["1763976612250-0"]}
+    return {"type": "string", "pattern": "^([0-9]{1,15}-[0-9]{1,15})?$", "examples": ["1763976612250-0"]}
 
 
 def _job_id() -> Parameter:
