@@ -223,6 +223,7 @@ env-file:
 	random() { od -An -N20 -tx1 /dev/urandom | tr -d ' \n'; }; \
 	user=$${SUDO_UID:-$$(id -u)}; group=$${SUDO_GID:-$$(id -g)}; \
 	if [ "$$user" = 0 ]; then user=1000; group=1000; fi; \
+	fill WEBHOOK_SECRET "whsec_$$(head -c 32 /dev/urandom | base64 | tr -d '\n')"; \
 	fill REDIS_PASSWORD "$$(random)"; fill FLOWER_PASSWORD "$$(random)"; fill APP_UID "$$user"; fill APP_GID "$$group"
 
 #: The containers' user must read the one and write the other; only root can hand them over.

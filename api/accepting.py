@@ -13,7 +13,7 @@ from api.headers import Terms
 from api.parsing import picture_chunks, store_sources
 from api.schemas import ProcessRequest, select_models
 from api.service import Service
-from shared.errors import IdempotencyKeyReused, JobNotFound
+from shared.errors import IdempotencyKeyReused, InvalidRequest, JobNotFound
 from shared.jobs import SIDES, Job, new_job, new_job_id
 from shared.messages import send_plan
 from shared.store import Claim
@@ -32,8 +32,11 @@ def accept(service: Service, asked: ProcessRequest, terms: Terms) -> tuple[Job, 
     Raises:
         IdempotencyKeyReused: the key stands for a request that asked for something else.
         QueueFull: too many jobs wait.
+        InvalidRequest: it asks for a model or a webhook that there is not.
     """
     models = select_models(asked.options, service.settings.models)
+    if asked.options.webhook is not None and not service.settings.webhook_secret.get_secret_value():
+        raise InvalidRequest("options.webhook: webhooks are off here, because the service has no WEBHOOK_SECRET")
 
     def make(job_id: str, claim: Claim | None) -> Job | None:
         try:

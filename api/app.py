@@ -6,7 +6,9 @@ import uuid
 
 import structlog
 from flask import Flask, Response, g, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+from api.access import register_access
 from api.errors import register_error_handlers
 from api.routes import events, health, jobs, outputs, pages, process
 from api.service import Service
@@ -37,6 +39,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(module.routes)
     register_error_handlers(app)
     _register_hooks(app, service)
+    register_access(app, service)
+    if settings.trusted_proxies:
+        # The address only: what else proxies claim (host, scheme, prefix) is BASE_URL's business.
+        app.wsgi_app = ProxyFix(app.wsgi_app, settings.trusted_proxies, x_proto=0)  # type: ignore[method-assign]
     return app
 
 

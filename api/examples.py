@@ -2,17 +2,58 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from api.schemas import JobEnvelope, JobList, JobSummary, Links, Progress
+from api.schemas import (
+    HealthReport,
+    JobEnvelope,
+    JobList,
+    JobSummary,
+    Links,
+    ModelHealth,
+    ProcessReply,
+    Progress,
+    QueueHealth,
+    RedisHealth,
+    WorkerHealth,
+)
+from shared import __version__
 from shared.errors import InferenceFailed
 from shared.jobs import CellRecord, CellStatus, JobStatus
 from shared.storage import output_name
 
 _BASE = "https://cutouts.example.com"
-_JOB_ID = "4f0c7d3be0a94f1c8f1f6b0f6a1d2c3e"
+CURSOR = "MTc2Mzk3NjYxMjI1MDAwMDo0ZjBjN2QzYmUwYTk0ZjFj"
+JOB_ID = "4f0c7d3be0a94f1c8f1f6b0f6a1d2c3e"
 _BEGUN = datetime(2026, 11, 24, 9, 30, 12, 250000, tzinfo=UTC)
-_URL = f"{_BASE}/outputs/{output_name(123, _JOB_ID, 'front', 'rmbg')}"
+OUTPUT = output_name(123, JOB_ID, "front", "rmbg")
+_URL = f"{_BASE}/outputs/{OUTPUT}"
+#: A picture of 8x8 pixels, so that the example can be sent as it is.
+_TINY_PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAGElEQVR42mP4jwMwEJA4IacBR7SSIMFVAK2qoFGM+3T2"
+    "AAAAAElFTkSuQmCC"
+)
+#: name -> (what it is, the body)
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "addresses": (
+        "Front and back by their addresses",
+        {"id": 123, "output": {"front": "https://example.com/front.png", "back": "https://example.com/back.png"}},
+    ),
+    "options": (
+        "One side, with a print file, proofs and a webhook",
+        {
+            "id": "order-123",
+            "output": {"front": "https://example.com/front.png"},
+            "options": {
+                "models": ["birefnet"],
+                "proofs": True,
+                "print": {"canvas": "4500x5400", "alpha": "halftone", "underbase": True},
+                "webhook": {"url": "https://example.com/hooks/cutouts", "events": ["job.succeeded", "job.failed"]},
+            },
+        },
+    ),
+    "inline": ("A picture in the request itself", {"id": 1, "output": {"front": _TINY_PNG}}),
+}
 
 
 def envelope(status: JobStatus) -> dict[str, Any]:
@@ -34,9 +75,41 @@ def envelope(status: JobStatus) -> dict[str, Any]:
     ).model_dump(mode="json")
 
 
+def result(cells: list[str]) -> dict[str, Any]:
+    """The body of a 200 for a job of these cells."""
+    done = CellRecord(status=CellStatus.SUCCEEDED, width=1250, height=1500, bytes=900211, seconds=0.8)
+    urls = {name: f"{_BASE}/outputs/{output_name(123, JOB_ID, *name.split('_'))}" for name in cells}
+    reply = ProcessReply(
+        id=123,
+        processing_time_seconds=1.9,
+        job_id=JOB_ID,
+        status="succeeded",
+        cells={name: done.model_copy(update={"url": url}) for name, url in urls.items()},
+        timings={"queue_seconds": 0.01, "prepare_front_seconds": 0.05},
+        sides={},
+    )
+    return {**reply.model_dump(mode="json"), **urls}
+
+
+def health(models: tuple[str, ...], status: Literal["ready", "not_ready"]) -> dict[str, Any]:
+    """The report of a service whose models are ready, or load."""
+    is_ready = status == "ready"
+    model = ModelHealth(
+        status="ready" if is_ready else "loading", device="cuda:0", dtype="float16", profile="full", licence="MIT"
+    )
+    worker = WorkerHealth(name="worker-1", status="ready" if is_ready else "loading", device="cuda:0")
+    return HealthReport(
+        status=status,
+        version=__version__,
+        redis=RedisHealth(status="ready"),
+        queue=QueueHealth(depth=0),
+        models=dict.fromkeys(models, model),
+        workers=[worker],
+    ).model_dump(mode="json")
+
+
 def listing() -> dict[str, Any]:
-    cursor = "MTc2Mzk3NjYxMjI1MDAwMDo0ZjBjN2QzYmUwYTk0ZjFj"
-    return JobList(jobs=[JobSummary(**_summary(JobStatus.PARTIAL))], next_cursor=cursor).model_dump(mode="json")
+    return JobList(jobs=[JobSummary(**_summary(JobStatus.PARTIAL))], next_cursor=CURSOR).model_dump(mode="json")
 
 
 def events() -> str:
@@ -53,9 +126,9 @@ def events() -> str:
 
 def _summary(status: JobStatus) -> dict[str, Any]:
     is_queued, is_ended = status == JobStatus.QUEUED, status in (JobStatus.PARTIAL, JobStatus.CANCELED)
-    address = f"{_BASE}/jobs/{_JOB_ID}"
+    address = f"{_BASE}/jobs/{JOB_ID}"
     return {
-        "job_id": _JOB_ID,
+        "job_id": JOB_ID,
         "id": 123,
         "status": status,
         "created_at": _BEGUN,

@@ -30,7 +30,7 @@ from shared.errors import (
     StoreUnavailable,
     TooManyEventStreams,
 )
-from shared.jobs import JobStatus
+from shared.jobs import JOB_ID, SIDES, JobStatus, cell_names
 
 #: What can end a job, and so a request that waits for it.
 ENDINGS: tuple[type[AppError], ...] = (
@@ -49,12 +49,12 @@ ENDINGS: tuple[type[AppError], ...] = (
 )
 
 
-def job_paths() -> dict[str, PathItem]:
+def job_paths(models: tuple[str, ...]) -> dict[str, PathItem]:
     return {
         "/jobs": PathItem(get=_list()),
         "/jobs/{job_id}": PathItem(get=_job(), delete=_delete()),
         "/jobs/{job_id}/cancel": PathItem(post=_cancel()),
-        "/jobs/{job_id}/retry": PathItem(post=_retry()),
+        "/jobs/{job_id}/retry": PathItem(post=_retry(models)),
         "/jobs/{job_id}/events": PathItem(get=_events()),
     }
 
@@ -107,7 +107,8 @@ def _list() -> Operation:
         "jobs",
         "Your jobs, newest first",
         {200: json_reply("A page of jobs", JobList, example=examples.listing())},
-        errors=(InvalidRequest, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(InvalidRequest, StoreUnavailable),
         parameters=[
             parameter(
                 "query",
@@ -116,7 +117,10 @@ def _list() -> Operation:
                 {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
             ),
             parameter(
-                "query", "cursor", "next_cursor of the page before", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}
+                "query",
+                "cursor",
+                "next_cursor of the page before",
+                {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "examples": [examples.CURSOR]},
             ),
             parameter(
                 "query",
@@ -139,7 +143,8 @@ def _job() -> Operation:
         "job",
         "How a job stands",
         {200: json_reply("The job", JobEnvelope, example=examples.envelope(JobStatus.QUEUED))},
-        errors=(JobNotFound, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(JobNotFound, StoreUnavailable),
         parameters=[_job_id()],
     )
 
@@ -149,7 +154,8 @@ def _cancel() -> Operation:
         "cancel",
         "End a job: its next step does not start, finished cells stay; again: the same answer",
         {200: json_reply("The canceled job", JobEnvelope, example=examples.envelope(JobStatus.CANCELED))},
-        errors=(JobNotFound, JobAlreadyFinal, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(JobNotFound, JobAlreadyFinal, StoreUnavailable),
         parameters=[_job_id()],
     )
 
@@ -159,17 +165,23 @@ def _delete() -> Operation:
         "delete",
         "Remove a job with its events and all of its files; an open one is canceled first",
         {204: Reply(description="Nothing is left of it", headers=header_refs())},
-        errors=(JobNotFound, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(JobNotFound, StoreUnavailable),
         parameters=[_job_id()],
     )
 
 
-def _retry() -> Operation:
+def _retry(models: tuple[str, ...]) -> Operation:
     return operation(
         "retry",
         "A new job for the cells that failed; good cells are taken over at once",
         {
-            200: json_reply("The new job has ended with at least one cutout", ProcessReply, "PreferenceApplied"),
+            200: json_reply(
+                "The new job has ended with at least one cutout",
+                ProcessReply,
+                "PreferenceApplied",
+                example=examples.result(cell_names(SIDES, models)),
+            ),
             202: json_reply(
                 "The new job is queued",
                 JobEnvelope,
@@ -179,6 +191,7 @@ def _retry() -> Operation:
                 example=examples.envelope(JobStatus.QUEUED),
             ),
         },
+        tag="Jobs",
         errors=(
             InvalidRequest,
             JobNotFound,
@@ -204,7 +217,6 @@ def _retry() -> Operation:
 
 
 def _events() -> Operation:
-    text = Schema.model_validate({"type": "string"})
     return operation(
         "events",
         "What happens to a job, as server-sent events: states, cells with their addresses, and the end",
@@ -212,11 +224,12 @@ def _events() -> Operation:
             200: Reply(
                 description="Events as they come, and a comment every 15 s without one; ends with the final state",
                 headers=header_refs("CacheControl"),
-                content={"text/event-stream": MediaType(media_type_schema=text, example=examples.events())},
+                content={"text/event-stream": MediaType(media_type_schema=_one_event(), example=examples.events())},
             ),
             204: Reply(description="The job has ended, and you have seen all of its events", headers=header_refs()),
         },
-        errors=(InvalidRequest, JobNotFound, TooManyEventStreams, InternalError, StoreUnavailable),
+        tag="Jobs",
+        errors=(InvalidRequest, JobNotFound, TooManyEventStreams, StoreUnavailable),
         parameters=[
             _job_id(),
             parameter("header", "Last-Event-ID", "Only events after this one", _event_id()),
@@ -225,9 +238,21 @@ def _events() -> Operation:
     )
 
 
+def _one_event() -> Schema:
+    """Of a stream, OpenAPI 3.1 describes one event."""
+    data = {"type": "string", "contentMediaType": "application/json", "description": "What happened, as JSON"}
+    properties = {
+        "id": {"type": "string", "description": "For Last-Event-ID"},
+        "event": {"enum": ["status", "cell"], "description": "status: of the job; cell: one of its cells"},
+        "data": data,
+        "retry": {"type": "integer", "description": "How long to wait before asking again (ms)"},
+    }
+    return Schema.model_validate({"type": "object", "description": "One event", "properties": properties})
+
+
 def _event_id() -> dict[str, object]:
-    return {"type": "string", "pattern": "^[0-9]{1,15}-[0-9]{1,15}$", "examples": ["1763976612250-0"]}
+    return {"type": "string", "pattern": "^([0-9]{1,15}-[0-9]{1,15})?$", "examples": ["1763976612250-0"]}
 
 
 def _job_id() -> Parameter:
-    return path_parameter("job_id", "From the 202 or the result", "4f0c7d3be0a94f1c8f1f6b0f6a1d2c3e")
+    return path_parameter("job_id", "From the 202 or the result", examples.JOB_ID, JOB_ID.pattern)

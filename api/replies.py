@@ -4,13 +4,14 @@ import json
 from typing import Any
 
 from flask import Response
+from pydantic import BaseModel
 
 from api.errors import record_problem
 from api.schemas import JobEnvelope, JobList, JobSummary, Links, Progress
 from api.service import Service
 from shared.errors import StoreUnavailable
 from shared.jobs import FINAL_CELLS, Job, JobStatus
-from shared.store import Page
+from shared.store import Page, WebhookReport
 
 
 def job_path(job_id: str) -> str:
@@ -27,6 +28,7 @@ def envelope(service: Service, job: Job) -> JobEnvelope:
         cells=job.cells,
         result=job.result,
         error=job.error,
+        webhook=_webhook(service, job),
     )
 
 
@@ -56,25 +58,29 @@ def _summary(service: Service, job: Job) -> dict[str, Any]:
 def list_reply(service: Service, page: Page) -> Response:
     """A page of a listing."""
     body = JobList(jobs=[JobSummary(**_summary(service, job)) for job in page.jobs], next_cursor=page.next_cursor)
-    reply = Response(body.model_dump_json(), content_type="application/json")
-    reply.headers["Cache-Control"] = "no-store"
-    return reply
+    return _json(service, body)
 
 
 def envelope_reply(service: Service, job: Job, status: int) -> Response:
-    reply = Response(envelope(service, job).model_dump_json(), status, content_type="application/json")
+    return _json(service, envelope(service, job), status)
+
+
+def _json(service: Service, body: BaseModel, status: int = 200) -> Response:
+    """A reply that nobody may keep, with its output URLs signed."""
+    text = json.dumps(service.urls.sign(body.model_dump(mode="json")))
+    reply = Response(text, status, content_type="application/json")
     reply.headers["Cache-Control"] = "no-store"
     return reply
 
 
-def result_reply(job: Job) -> Response:
+def result_reply(service: Service, job: Job) -> Response:
     """The reply for a job that has ended: its result, or its error as a problem when there is no cutout."""
     if job.result is not None and job.status != JobStatus.FAILED:
-        reply = Response(json.dumps(job.result), 200, content_type="application/json")
+        reply = Response(json.dumps(service.urls.sign(job.result)), 200, content_type="application/json")
         reply.headers["Cache-Control"] = "no-store"
         return reply
     cells = {name: cell.model_dump(mode="json") for name, cell in job.cells.items()}
-    return record_problem(job.error, {"job_id": job.job_id, "cells": cells})
+    return record_problem(job.error, {"job_id": job.job_id, "cells": service.urls.sign(cells)})
 
 
 def _queue_position(service: Service, job: Job) -> int | None:
@@ -94,3 +100,10 @@ def _eta_s(service: Service, job: Job, position: int | None) -> float | None:
         return service.store.pace.eta_s(position, open_cells)
     except StoreUnavailable:
         return None
+
+
+def _webhook(service: Service, job: Job) -> WebhookReport | None:
+    try:
+        return service.store.deliveries.report(job)
+    except StoreUnavailable:
+        return None  # as above

@@ -3,7 +3,6 @@
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -19,10 +18,11 @@ from werkzeug.datastructures import FileStorage
 from shared.errors import InvalidRequest
 from shared.jobs import CellRecord, JobStatus
 from shared.options import JobOptions
+from shared.store import WebhookReport
+from shared.urls import check_url
 
 #: Largest integer that every JSON reader keeps exactly.
 ID_LIMIT = 2**53
-URL_LIMIT = 8192
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ID_SENTENCE = f"must be an integer up to {ID_LIMIT} or a string of 1-64 of A-Z a-z 0-9 _ -"
@@ -47,27 +47,7 @@ def _check_source(value: object) -> str | FileStorage:
         if not _DATA_URI.match(value):
             raise ValueError("is not a data: URI such as data:image/png;base64,...")
         return value
-    return _check_url(value)
-
-
-def _check_url(value: str) -> str:
-    if len(value) > URL_LIMIT:
-        raise ValueError(f"is a URL of {len(value)} characters; the limit is {URL_LIMIT}")
-    if re.search(r"[\x00-\x20\x7f\\]", value):
-        raise ValueError("must not contain spaces, backslashes or control characters; write them as %20 and so on")
-    try:
-        parts = urlsplit(value)
-        has_port = parts.port is None or parts.port > 0
-    except ValueError as exc:
-        # The parser's own words repeat what it could not read, which may be a password.
-        raise ValueError("is not a URL that can be read; check its host and port") from exc
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with http://, https:// or data:")
-    if not parts.hostname or not has_port:
-        raise ValueError("must name a host, as in https://example.com/front.png")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not contain a user name or password")
-    return value
+    return check_url(value)
 
 
 ClientId = Annotated[
@@ -106,8 +86,8 @@ class Sides(Request):
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["front"]}, {"required": ["back"]}]})
 
-    front: SourceInput | None = None
-    back: SourceInput | None = None
+    front: SourceInput | None = Field(None, description="The front: an http(s) URL or a data: URI of its picture")
+    back: SourceInput | None = Field(None, description="The back, likewise")
 
     @model_validator(mode="after")
     def _one_side_at_least(self) -> Self:
@@ -136,46 +116,46 @@ class ProcessRequest(Request):
     """One design to cut out."""
 
     id: ClientId
-    output: Sides
-    options: JobOptions = Field(default_factory=JobOptions)
+    output: Sides = Field(description="The pictures to cut out")
+    options: JobOptions = Field(default_factory=JobOptions, description="Everything beyond the plain cutout")
 
 
 class Links(BaseModel):
     """Addresses that belong to a job; `outputs` has an entry for each finished cell."""
 
-    self: str
+    self: str = Field(description="GET: the job")
     events: str = Field(description="GET: what happens to it, as server-sent events")
     cancel: str = Field(description="POST: end it")
     retry: str = Field(description="POST: a new job for what it did not deliver")
-    outputs: dict[str, str]
+    outputs: dict[str, str] = Field(description="GET: the result of each finished cell, by its name")
 
 
 class Progress(BaseModel):
     """Cells that are finished (well or not), of all cells."""
 
-    done: int
-    total: int
+    done: int = Field(description="Finished cells, well or not")
+    total: int = Field(description="All cells of the job")
 
 
 class JobSummary(BaseModel):
     """A job in a listing."""
 
-    job_id: str
-    id: int | str
-    status: JobStatus
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
+    job_id: str = Field(description="Our id of the job")
+    id: int | str = Field(description="Your id of the design, as it was sent")
+    status: JobStatus = Field(description="Its state; succeeded, partial, failed, canceled and expired are final")
+    created_at: datetime = Field(description="When it was accepted, UTC")
+    started_at: datetime | None = Field(description="When a worker began it, UTC")
+    completed_at: datetime | None = Field(description="When it ended, UTC")
     deadline: datetime | None = Field(description="It expires when it is not done by then (Cancel-After)")
     retry_of: str | None = Field(description="The job that this one is a retry of")
-    progress: Progress
-    links: Links
+    progress: Progress = Field(description="How many of its cells are finished")
+    links: Links = Field(description="Addresses that belong to the job")
 
 
 class JobList(BaseModel):
     """A page of jobs, newest first."""
 
-    jobs: list[JobSummary]
+    jobs: list[JobSummary] = Field(description="The jobs of this page")
     next_cursor: str | None = Field(description="Send it as ?cursor= for the next page; null: there are no more")
 
 
@@ -186,9 +166,10 @@ class JobEnvelope(JobSummary):
     eta_seconds: float | None = Field(
         description="Seconds until a queued job is likely done, from measured times; null until there are any"
     )
-    cells: dict[str, CellRecord]
-    result: dict[str, Any] | None
-    error: dict[str, Any] | None
+    cells: dict[str, CellRecord] = Field(description="Every cell by its name: front_rmbg, back_birefnet, ...")
+    result: dict[str, Any] | None = Field(description="The body of a 200 from POST /process, once there is one")
+    error: dict[str, Any] | None = Field(description="Why the whole job has failed")
+    webhook: WebhookReport | None = Field(None, description="Where events are told, and how each delivery went")
 
 
 class ProcessReply(BaseModel):
@@ -196,12 +177,12 @@ class ProcessReply(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": ["string", "null"]}})
 
-    id: int | str
-    processing_time_seconds: float
-    job_id: str
-    status: Literal["succeeded", "partial"]
-    cells: dict[str, CellRecord]
-    timings: dict[str, Any]
+    id: int | str = Field(description="Your id of the design, as it was sent")
+    processing_time_seconds: float = Field(description="From the request to the result (s)")
+    job_id: str = Field(description="Our id of the job")
+    status: Literal["succeeded", "partial"] = Field(description="partial: not every cell could be delivered")
+    cells: dict[str, CellRecord] = Field(description="Every cell by its name: front_rmbg, back_birefnet, ...")
+    timings: dict[str, Any] = Field(description="Seconds of each step: queue_seconds, front_rmbg_seconds, ...")
     sides: dict[str, Any] = Field(description="Per side: how far the models agree, which one is recommended and why")
     contact_sheet: str | None = Field(None, description="Address of a page with all proofs, when proofs were asked for")
 
@@ -210,11 +191,11 @@ class Problem(BaseModel):
     """An error, as RFC 9457 problem details."""
 
     type: str = Field(description="Reference to the description of this code in /docs")
-    title: str
-    status: int
-    detail: str
+    title: str = Field(description="The kind of error, the same for every error of this code")
+    status: int = Field(description="The HTTP status, once more")
+    detail: str = Field(description="What is wrong with this request, for a person")
     code: str = Field(description="Stable identifier; never changes its meaning")
-    request_id: str
+    request_id: str = Field(description="Names this request in our log, as X-Request-ID does")
     job_id: str | None = Field(None, description="The job, when one was made")
     cells: dict[str, CellRecord] | None = Field(None, description="Its cells, when one was made")
 
@@ -222,45 +203,51 @@ class Problem(BaseModel):
 class ModelHealth(BaseModel):
     """One model, as the worker that is furthest with it reports it; `absent` when no worker does."""
 
-    status: Literal["absent", "loading", "ready", "failed"]
-    device: str | None = None
-    dtype: str | None = None
-    profile: str | None = None
-    licence: str | None = None
-    error: str | None = None
+    status: Literal["absent", "loading", "ready", "failed"] = Field(description="ready: it takes work")
+    device: str | None = Field(None, description="Where it runs: cpu, cuda:0")
+    dtype: str | None = Field(None, description="What it computes in: float16, float32")
+    profile: str | None = Field(None, description="Which weights: full (published) or starter (in git)")
+    licence: str | None = Field(None, description="Licence of the weights")
+    error: str | None = Field(None, description="Why it is not ready")
 
 
 class WorkerHealth(BaseModel):
     """One live worker."""
 
-    name: str
-    status: str
-    device: str | None = None
-    started_at: str | None = None
-    seen_at: str | None = None
+    name: str = Field(description="WORKER_NAME of its settings")
+    status: str = Field(description="loading, ready, draining (stopping) or failed")
+    device: str | None = Field(None, description="Where it computes")
+    started_at: str | None = Field(None, description="When it started, UTC")
+    seen_at: str | None = Field(None, description="Its last report, UTC")
 
 
 class RedisHealth(BaseModel):
-    status: Literal["ready", "unavailable"]
+    """Redis, as the API finds it."""
+
+    status: Literal["ready", "unavailable"] = Field(description="Whether Redis answers")
 
 
 class QueueHealth(BaseModel):
+    """Jobs that wait."""
+
     depth: int | None = Field(description="Jobs no worker has begun; null when Redis does not answer")
 
 
 class HealthReport(BaseModel):
     """Whether jobs are being done, and what is missing if not."""
 
-    status: Literal["ready", "not_ready"]
-    version: str
-    redis: RedisHealth
-    queue: QueueHealth
-    models: dict[str, ModelHealth]
-    workers: list[WorkerHealth]
+    status: Literal["ready", "not_ready"] = Field(description="ready: a worker has all models ready")
+    version: str = Field(description="Version of the service")
+    redis: RedisHealth = Field(description="The queue's and the records' place")
+    queue: QueueHealth = Field(description="What waits")
+    models: dict[str, ModelHealth] = Field(description="Every model the service runs, by name")
+    workers: list[WorkerHealth] = Field(description="Workers that report; empty for callers without a key")
 
 
 class Alive(BaseModel):
-    status: Literal["alive", "ready"]
+    """The answer to a probe."""
+
+    status: Literal["alive", "ready"] = Field(description="That it is so; otherwise there is an error")
 
 
 def to_invalid_request(exc: ValidationError) -> InvalidRequest:

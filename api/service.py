@@ -10,6 +10,7 @@ from flask import current_app
 from shared.messages import make_celery
 from shared.metrics import ApiMetrics
 from shared.settings import Settings
+from shared.signing import OutputUrls
 from shared.storage import FolderStorage
 from shared.store import Store
 
@@ -27,6 +28,7 @@ class Service:
     settings: Settings
     store: Store
     storage: FolderStorage
+    urls: OutputUrls
     celery: Celery
     waits: threading.BoundedSemaphore
     streams: threading.BoundedSemaphore
@@ -40,6 +42,7 @@ class Service:
             settings=settings,
             store=Store.from_settings(settings),
             storage=FolderStorage(settings.outputs_dir, settings.base_url),
+            urls=OutputUrls(settings),
             celery=make_celery(settings, "api"),
             waits=threading.BoundedSemaphore(settings.max_sync_waits),
             streams=threading.BoundedSemaphore(settings.max_event_streams),

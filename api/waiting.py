@@ -61,7 +61,7 @@ def waited_reply(service: Service, job: Job, wait: Wait) -> Response:
         job, has_waited = _wait(service, job, wait.seconds)
     applied = [wait.wait_applied] if has_waited else []
     if job.is_final:
-        reply = result_reply(job)
+        reply = result_reply(service, job)
     else:
         reply = envelope_reply(service, job, 202)
         reply.headers["Location"] = job_path(job.job_id)

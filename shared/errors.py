@@ -14,10 +14,15 @@
           SourceTooLarge                 source_too_large
           SourceNotAnImage               source_not_an_image
           SourceAddressForbidden         source_address_forbidden
+      Denied                             who asks may not, or not so often
+        Unauthorized                401  unauthorized
+        OutputUrlInvalid            403  output_url_invalid
+        RateLimited                 429  rate_limited
       NotFound                      404
         JobNotFound                      job_not_found
         OutputNotFound                   output_not_found
         OutputExpired               410  output_expired
+        OutputUrlExpired            410  output_url_expired
         SourceExpired               410  source_expired
       Conflict                      409  the job is not in a state for this
         JobAlreadyFinal                  job_already_final
@@ -125,6 +130,25 @@ class SourceAddressForbidden(SourceError):
     code, title = "source_address_forbidden", "Source address forbidden"
 
 
+class Denied(AppError):
+    status = 403
+    code, title = "denied", "Denied"
+
+
+class Unauthorized(Denied):
+    status = 401
+    code, title = "unauthorized", "API key missing or wrong"
+
+
+class OutputUrlInvalid(Denied):
+    code, title = "output_url_invalid", "Output URL is not signed, or not by us"
+
+
+class RateLimited(Denied):
+    status = 429
+    code, title, retryable = "rate_limited", "Too many requests", True
+
+
 class NotFound(AppError):
     status = 404
     code, title = "not_found", "Not found"
@@ -141,6 +165,11 @@ class OutputNotFound(NotFound):
 class OutputExpired(NotFound):
     status = 410
     code, title = "output_expired", "Output expired"
+
+
+class OutputUrlExpired(NotFound):
+    status = 410
+    code, title = "output_url_expired", "Output URL has ended"
 
 
 class SourceExpired(NotFound):

@@ -22,6 +22,8 @@ JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class JobStatus(StrEnum):
+    """Where a job is in its life; from `succeeded` on it has ended."""
+
     QUEUED = "queued"
     PREPARING = "preparing"
     PROCESSING = "processing"
@@ -33,6 +35,8 @@ class JobStatus(StrEnum):
 
 
 class CellStatus(StrEnum):
+    """Where a cell is in its life."""
+
     QUEUED = "queued"
     PROCESSING = "processing"
     SUCCEEDED = "succeeded"
@@ -54,32 +58,24 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 
 
 class CellRecord(BaseModel):
-    """How one cell stands.
-
-    Attributes:
-        url: public address of the cutout, once it is written.
-        width: pixels. height: pixels. bytes: size of the file.
-        seconds: from the start of the cell to its written file.
-        files: public addresses of what the options added: print, underbase, thumbnail, proof_black, ...
-        preflight: what a printer would check, each with a level and a sentence.
-        print: what happened to the art on its way to the print canvas.
-        cached: True when it was not computed for this job but taken over from an earlier one.
-        error: {"code", "detail", "retryable"} of a failed cell.
-    """
+    """How one cell stands: one side of the job through one model."""
 
     model_config = ConfigDict(extra="forbid")
 
-    status: CellStatus = CellStatus.QUEUED
-    url: str | None = None
-    width: int | None = None
-    height: int | None = None
-    bytes: int | None = None
-    seconds: float | None = None
-    files: dict[str, str] = Field(default_factory=dict)
-    preflight: dict[str, Any] | None = None
-    print: dict[str, Any] | None = None
-    cached: bool = False
-    error: dict[str, Any] | None = None
+    status: CellStatus = Field(CellStatus.QUEUED, description="Its state; of a job that has ended, succeeded or failed")
+    url: str | None = Field(None, description="Address of the result, once it is written")
+    width: int | None = Field(None, description="Width of the result (px), that of the source")
+    height: int | None = Field(None, description="Height of the result (px), that of the source")
+    bytes: int | None = Field(None, description="Size of the file")
+    seconds: float | None = Field(None, description="From the start of the cell to its written file (s)")
+    files: dict[str, str] = Field(
+        default_factory=dict,
+        description="Addresses of what the options added: print, underbase, thumbnail, proof_black, ...",
+    )
+    preflight: dict[str, Any] | None = Field(None, description="What a printer would check, each with a sentence")
+    print: dict[str, Any] | None = Field(None, description="What happened to the art on its way to the print canvas")
+    cached: bool = Field(False, description="It was not computed for this job but taken over from an earlier one")
+    error: dict[str, Any] | None = Field(None, description="Why a failed cell failed")
 
 
 class Source(BaseModel):

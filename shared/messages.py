@@ -3,6 +3,8 @@
 Messages carry ids, never pixels or secrets: Flower shows their arguments to anyone who may open it.
 """
 
+from typing import Any
+
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -15,10 +17,14 @@ QUEUE = "jobs"
 #: Steps of jobs that were begun. Workers empty it first: a job is finished before another is begun, or a burst of jobs
 #: would all be prepared, and wait on the disk, before the first of them gets its cells.
 CELL_QUEUE = "cells"
+#: Tries of webhooks, apart from the jobs: none shall wait behind every job that is queued, nor count as one. Before the
+#: others in the alphabet: a try is short, and the worker bounds how many run at once.
+WEBHOOK_QUEUE = "callbacks"
 PLAN = "jobs.plan"
 CELL = "jobs.cell"
 ASSEMBLE = "jobs.assemble"
 FAIL = "jobs.fail"
+WEBHOOK = "jobs.webhook"
 
 #: Seconds until Redis gives an unacknowledged message to another worker. It is not renewed while a task runs, so it is
 #: longer than the longest wait plus run (field-notes.md section 6: 5 s ran an 8 s cell twice).
@@ -63,12 +69,25 @@ def send_plan(app: Celery, job_id: str, request_id: str) -> None:
     Raises:
         StoreUnavailable: Redis does not take the message.
     """
+    _send(app, PLAN, {"job_id": job_id, "request_id": request_id}, queue=QUEUE, task_id=job_id)
+
+
+def send_webhook(app: Celery, job_id: str, event_id: str, token: int) -> None:
+    """Queue one try of a webhook (shared/store/deliveries.py).
+
+    Raises:
+        StoreUnavailable: Redis does not take the message.
+    """
+    _send(app, WEBHOOK, {"job_id": job_id, "event_id": event_id, "token": token}, queue=WEBHOOK_QUEUE)
+
+
+def _send(app: Celery, name: str, arguments: dict[str, Any], *, queue: str, task_id: str | None = None) -> None:
     try:
         app.send_task(
-            PLAN,
-            kwargs={"job_id": job_id, "request_id": request_id},
-            task_id=job_id,
-            queue=QUEUE,
+            name,
+            kwargs=arguments,
+            task_id=task_id,
+            queue=queue,
             ignore_result=True,
             retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5},
         )

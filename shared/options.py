@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from shared.urls import check_url
+
 #: Largest side and area of a print canvas: 5400x5400 at 300 dpi is 18 inches square.
 CANVAS_SIDE_LIMIT = 12_000
 CANVAS_PIXEL_LIMIT = 64_000_000
@@ -82,6 +84,25 @@ class PrintOptions(_Options):
         return self
 
 
+#: What a webhook may tell, in the order it happens.
+WebhookEvent = Literal[
+    "job.started", "cell.done", "job.succeeded", "job.partial", "job.failed", "job.canceled", "job.expired"
+]
+_FINAL_EVENTS: list[WebhookEvent] = ["job.succeeded", "job.partial", "job.failed", "job.canceled", "job.expired"]
+
+
+class WebhookOptions(_Options):
+    """Where to tell how the job goes on."""
+
+    url: Annotated[str, AfterValidator(lambda value: check_url(value, "http:// or https://"))] = Field(
+        description="Address that gets a signed POST per event",
+        json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"},
+    )
+    events: list[WebhookEvent] = Field(
+        _FINAL_EVENTS, min_length=1, description="Which events to tell; the job's end when left out"
+    )
+
+
 class JobOptions(_Options):
     """What to do with the pictures."""
 
@@ -108,3 +129,4 @@ class JobOptions(_Options):
     proofs: bool = Field(False, description="Small WebP previews on black, white and heather, and a contact sheet")
     proof_background: Colour | None = Field(None, description="One more proof, on this colour, #rrggbb")
     print: PrintOptions | None = Field(None, description="Add files ready for the printer; {} for the defaults")
+    webhook: WebhookOptions | None = Field(None, description="Tell an address of yours how the job goes on")

@@ -4,7 +4,10 @@ Every field below is an environment variable of the same name in capitals (`REDI
 and the README table list the same fields, which a test compares. Nothing else in the service reads the environment.
 """
 
+import base64
+import binascii
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +18,9 @@ from shared.errors import FatalError
 
 #: Fields that a URL or a log line must never show.
 _WORDS = Annotated[tuple[str, ...], NoDecode]
+
+_KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):([0-9a-f]{64})")
+_RATE = re.compile(r"[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
 class Settings(BaseSettings):
@@ -122,6 +128,35 @@ class Settings(BaseSettings):
         description="Requests that may wait at once; past it the answer is 202. Less than API_THREADS minus streams",
     )
 
+    # --- access -----------------------------------------------------------------------------------------------
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Who may use the API: name:sha256 pairs, comma-separated, made by python -m api.keys; "
+        "empty: everyone",
+    )
+    rate_limit: str = Field(
+        "",
+        description="Most requests of one caller, such as 600/minute or 10/second;5000/day; empty: no limit",
+    )
+    trusted_proxies: int = Field(
+        0, ge=0, le=8, description="Proxies in front that add X-Forwarded-For; 0: the header is not believed"
+    )
+    output_url_ttl: int = Field(
+        0, ge=0, le=604800, description="Lifetime of signed output URLs (s); 0: URLs are not signed and do not end"
+    )
+    output_url_secret: SecretStr = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="Key that output URLs are signed with, 32 characters or more; needed by OUTPUT_URL_TTL",
+    )
+
+    # --- webhooks ---------------------------------------------------------------------------------------------
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Key that webhooks are signed with, whsec_ and base64 (make setup makes one); empty: no webhooks",
+    )
+    webhook_timeout_s: float = Field(10, gt=0, le=60, description="Time for one try of a webhook (s)")
+
     # --- compose ----------------------------------------------------------------------------------------------
     redis_password: SecretStr = Field(SecretStr(""), description="Password of compose's Redis (make setup makes one)")
     flower_user: str = Field("admin", description="User name of Flower's basic auth")
@@ -177,6 +212,53 @@ class Settings(BaseSettings):
                     raise ValueError(f"{word} is not a network, such as 192.168.0.0/16: {exc}") from exc
         return value
 
+    @field_validator("api_keys")
+    @classmethod
+    def _check_api_keys(cls, value: SecretStr) -> SecretStr:
+        entries = [_KEY.fullmatch(entry) for entry in _entries(value)]
+        if not all(entries):
+            raise ValueError(
+                "write name:sha256,name:sha256 as `python -m api.keys new NAME` prints it; not the key itself"
+            )
+        names = [entry[1] for entry in entries if entry]
+        if len(set(names)) < len(names):
+            raise ValueError("give each key a name of its own")
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate_limit(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(";")] if value else []
+        if not all(_RATE.fullmatch(part) for part in parts) or len({part.partition("/")[2] for part in parts}) < len(
+            parts
+        ):
+            raise ValueError(
+                "write it like 600/minute, or several like 10/second;5000/day, one per second, minute, ..."
+            )
+        return ";".join(parts)
+
+    @field_validator("output_url_secret")
+    @classmethod
+    def _check_output_url_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        secret = value.get_secret_value()
+        if info.data.get("output_url_ttl") and not secret:
+            raise ValueError("OUTPUT_URL_TTL needs it; make one: openssl rand -hex 32")
+        if secret and len(secret) < 32:
+            raise ValueError("is too short to keep anybody out; make one: openssl rand -hex 32")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, value: SecretStr) -> SecretStr:
+        secret = value.get_secret_value()
+        try:
+            size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+        except binascii.Error:
+            size = 0
+        if secret and not (secret.startswith("whsec_") and 24 <= size <= 64):
+            raise ValueError("must be whsec_ and the base64 of 24-64 bytes: echo whsec_$(openssl rand -base64 32)")
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:
@@ -199,6 +281,11 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @property
+    def key_hashes(self) -> dict[str, str]:
+        """Name of each caller -> SHA-256 of its key, in hexadecimal; empty when the API is open."""
+        return dict(entry.split(":", 1) for entry in _entries(self.api_keys))
+
+    @property
     def upload_limit_bytes(self) -> int:
         return self.upload_limit_mb * 1_000_000
 
@@ -209,6 +296,10 @@ class Settings(BaseSettings):
     @property
     def pixel_limit(self) -> int:
         return int(self.pixel_limit_mp * 1_000_000)
+
+
+def _entries(keys: SecretStr) -> list[str]:
+    return [entry.strip() for entry in keys.get_secret_value().split(",") if entry.strip()]
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -31,6 +31,7 @@ from worker.pipeline import Pipeline
 from worker.registry import resolve_models
 from worker.sweeper import Sweeper
 from worker.tasks import register_tasks
+from worker.webhooks import WebhookClock, WebhookSender, register_webhook_task
 
 log = structlog.get_logger(__name__)
 
@@ -221,6 +222,7 @@ def run_worker(
         log.info("All models initialized successfully", models=sorted(engines))
         app = make_worker_app(settings)
         register_tasks(app, Pipeline(settings, store, storage, engines), store)
+        register_webhook_task(app, WebhookSender(settings, store))
         try:
             returned = give_back_unacknowledged(app)
         except (OperationalError, RedisError) as exc:
@@ -244,14 +246,15 @@ def run_worker(
             pool="threads",
             concurrency=settings.worker_threads,
             hostname=f"{settings.worker_name}@cutout",
-            queues=[messages.CELL_QUEUE, messages.QUEUE],  # in this order: see there
+            queues=[messages.WEBHOOK_QUEUE, messages.CELL_QUEUE, messages.QUEUE],  # in this order: see there
             loglevel=settings.log_level,
             quiet=True,  # no banner between the JSON lines
             task_events=True,
             without_gossip=True,
             without_mingle=True,
         )
-        worker.start()
+        with WebhookClock(app, store.deliveries):
+            worker.start()
         return int(worker.exitcode or 0)
 
 

@@ -187,7 +187,7 @@ class CellMaker:
             record.files["underbase"] = self._write(
                 job, side, model, "underbase", "png", encode_png(result.underbase, dpi)
             )
-        record.print = _print_report(result)
+        record.print = print_report(result)
         return result.effective_dpi
 
     def _proofs(self, job: Job, side: str, model: str, cutout: Pixels, options: JobOptions, record: CellRecord) -> None:
@@ -209,7 +209,7 @@ def print_spec(options: PrintOptions) -> PrintSpec:
     return PrintSpec(canvas=parse_canvas(options.canvas), **fields)
 
 
-def _print_report(result: PrintResult) -> dict[str, Any]:
+def print_report(result: PrintResult) -> dict[str, Any]:
     """What happened to the art on its way to the canvas; enlargement is never silent."""
     return {
         "width": int(result.image.shape[1]),

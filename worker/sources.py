@@ -34,9 +34,11 @@ from shared.errors import (
 from shared.jobs import Source
 from shared.settings import Settings
 from shared.storage import FolderStorage
+from shared.urls import shown_url as _shown
 
 log = structlog.get_logger(__name__)
 
+USER_AGENT = "cutout-service"
 _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: IPv6 ranges that carry an IPv4 address: (network, position of the IPv4 bits from the right).
@@ -82,30 +84,41 @@ def download(url: str, settings: Settings) -> bytes:
         SourceTooLarge: more bytes than SOURCE_LIMIT_MB; found from the header or while streaming.
         SourceUnreachable: no such name, refused, broken off, a status other than 200, too many redirects.
     """
-    guard = _Guard(settings)
+    with guarded_session(url, settings, settings.download_timeout_s) as (session, guard):
+        for _ in range(settings.download_redirects + 1):
+            _check_url(url)
+            with session.get(
+                url,
+                stream=True,
+                allow_redirects=False,
+                timeout=(settings.download_connect_timeout_s, settings.download_timeout_s),
+                # Identity: a small compressed answer must not become a large one.
+                headers={"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
+            ) as response:
+                if response.status_code in _REDIRECTS and response.headers.get("Location"):
+                    url = urljoin(url, response.headers["Location"])
+                    continue
+                if response.status_code != 200:
+                    raise SourceUnreachable(f"{_shown(url)} answered {response.status_code}")
+                return _read(response, settings.source_limit_bytes, guard)
+    raise SourceUnreachable(f"more than {settings.download_redirects} redirects, the last to {_shown(url)}")
+
+
+@contextmanager
+def guarded_session(url: str, settings: Settings, timeout_s: float) -> Iterator[tuple[requests.Session, "_Guard"]]:
+    """A session that connects to allowed addresses only, all of it over after `timeout_s`.
+
+    Raises:
+        SourceAddressForbidden, SourceTimeout, SourceUnreachable: whatever goes wrong inside the block; `url` is named.
+    """
+    guard = _Guard(settings, timeout_s)
     with requests.Session() as session:
         session.trust_env = False  # a proxy from the environment would make the address check meaningless
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # no redirect gets what an earlier one set
         session.mount("http://", _GuardedAdapter(guard))
         session.mount("https://", _GuardedAdapter(guard))
         with guard.deadline(), _translated(url, guard):
-            for _ in range(settings.download_redirects + 1):
-                _check_url(url)
-                with session.get(
-                    url,
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(settings.download_connect_timeout_s, settings.download_timeout_s),
-                    # Identity: a small compressed answer must not become a large one.
-                    headers={"User-Agent": "cutout-service", "Accept": "image/*", "Accept-Encoding": "identity"},
-                ) as response:
-                    if response.status_code in _REDIRECTS and response.headers.get("Location"):
-                        url = urljoin(url, response.headers["Location"])
-                        continue
-                    if response.status_code != 200:
-                        raise SourceUnreachable(f"{_shown(url)} answered {response.status_code}")
-                    return _read(response, settings.source_limit_bytes, guard)
-    raise SourceUnreachable(f"more than {settings.download_redirects} redirects, the last to {_shown(url)}")
+            yield session, guard
 
 
 def _read(response: requests.Response, limit: int, guard: "_Guard") -> bytes:
@@ -140,23 +153,11 @@ def _check_url(url: str) -> None:
         raise SourceAddressForbidden(f"a URL with a user name or password is not fetched: {_shown(url)}")
 
 
-def _shown(url: str) -> str:
-    """A URL for messages: without credentials, query or fragment, which may carry secrets."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:  # a redirect may lead to anything
-        return "an address that cannot be read"
-    if ":" in host:
-        host = f"[{host}]"
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"[:200]
-
-
 class _Guard:
-    """What one download may do: which addresses it may connect to, and until when."""
+    """What one download (or webhook) may do: which addresses it may connect to, and until when."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.timeout_s = settings.download_timeout_s
+    def __init__(self, settings: Settings, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
         self.expired = False
         self._until = time.monotonic() + self.timeout_s
         self._lock = threading.Lock()
@@ -323,4 +324,5 @@ def _reason(exc: BaseException) -> str:
     reason = getattr(exc, "reason", None) or (exc.args[0] if exc.args else exc)
     if isinstance(reason, BaseException) and reason is not exc:
         return _reason(reason)
-    return re.sub(r"^\w+\(.*?\): ", "", str(reason).rpartition(">: ")[2])[:200]
+    text = re.sub(r"^\w+\(.*?\): ", "", str(reason).rpartition(">: ")[2])
+    return re.sub(r"\[Errno -?\d+\] ", "", text)[:200]

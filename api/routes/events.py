@@ -43,14 +43,14 @@ def events(job_id: str) -> Response:
 
 
 def _read_last_id() -> str:
-    # The header is newer: a browser that reconnects sends it to the address it was first given.
-    sent = request.headers.get("Last-Event-ID") or request.args.get("last_event_id") or "0-0"
     unknown = [name for name in request.args if name != "last_event_id"]
     if unknown:
         raise InvalidRequest(f"?{unknown[0][:100]}: unknown query parameter")
-    if not re.fullmatch(r"[0-9]{1,15}-[0-9]{1,15}", sent):
+    # The header is newer: a browser that reconnects sends it to the address it was first given.
+    given = [value for value in (request.headers.get("Last-Event-ID"), request.args.get("last_event_id")) if value]
+    if not all(re.fullmatch(r"[0-9]{1,15}-[0-9]{1,15}", value) for value in given):
         raise InvalidRequest("Last-Event-ID: must be the id of an event of this job, such as 1764000000000-0")
-    return sent
+    return given[0] if given else "0-0"
 
 
 def _stream(service: Service, job_id: str, after: str) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _stream(service: Service, job_id: str, after: str) -> Iterator[str]:
             while not service.closing.is_set():
                 found = service.store.events(job_id, after, block_ms=int(_LOOK_S * 1000))
                 for after, event in found:
-                    yield _frame(after, event)
+                    yield _frame(after, service.urls.sign(event))
                     if event.get("final"):
                         return
                 quiet_s = 0.0 if found else quiet_s + _LOOK_S

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from api.caller import is_trusted
 from api.errors import RETRY_AFTER_S
 from api.schemas import Alive, HealthReport, ModelHealth, QueueHealth, RedisHealth, WorkerHealth
 from api.service import Service, get_service
@@ -21,6 +22,8 @@ _RANK = ("ready", "loading", "failed")
 def health() -> Response:
     """What works and what does not: 200 when a worker has all models ready, else 503 with the same body."""
     report = read_health(get_service())
+    if not is_trusted():
+        report = _without_details(report)
     reply = Response(report.model_dump_json(), content_type="application/json")
     reply.headers["Cache-Control"] = "no-store"
     if report.status != "ready":
@@ -75,6 +78,12 @@ def read_health(service: Service) -> HealthReport:
         models={name: _best_report(name, workers) for name in models},
         workers=[WorkerHealth.model_validate(worker) for worker in workers],
     )
+
+
+def _without_details(report: HealthReport) -> HealthReport:
+    """For callers without a key: what works, not on which machines or why not."""
+    models = {name: ModelHealth(status=model.status, profile=model.profile) for name, model in report.models.items()}
+    return report.model_copy(update={"models": models, "workers": []})
 
 
 def _is_ready(worker: dict[str, Any], models: tuple[str, ...]) -> bool:

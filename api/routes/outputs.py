@@ -1,6 +1,6 @@
 """GET /outputs/{name}: the result files."""
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint, Response, request, send_from_directory
 from werkzeug.exceptions import NotFound
 
 from api.service import Service, get_service
@@ -14,12 +14,15 @@ def output(name: str) -> Response:
     service = get_service()
     storage = service.storage
     storage.path(name)  # refuses every name that is not an output's, before the disk is touched
+    good_for_s = service.urls.check(name, request.args)
     try:
         reply = send_from_directory(storage.outputs_dir, name, conditional=True)
     except NotFound as exc:
         raise _missing(service, name) from exc
     # The name holds the job's id, so what it stands for never changes.
-    reply.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    reply.headers["Cache-Control"] = (
+        "public, max-age=31536000, immutable" if good_for_s is None else f"private, max-age={good_for_s}, immutable"
+    )
     return reply
 
 

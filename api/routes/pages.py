@@ -21,7 +21,7 @@ _POLICY = (
 @routes.get("/openapi.json")
 def openapi() -> Response:
     settings = get_service().settings
-    return Response(_openapi_json(settings.models), content_type="application/json")
+    return Response(_openapi_json(settings.models, bool(settings.key_hashes)), content_type="application/json")
 
 
 @routes.get("/")
@@ -47,5 +47,6 @@ def _page(name: str) -> Response:
 
 
 @cache
-def _openapi_json(models: tuple[str, ...]) -> str:
-    return build_openapi(models).model_dump_json(by_alias=True, exclude_none=True, exclude_unset=True, indent=2)
+def _openapi_json(models: tuple[str, ...], has_keys: bool) -> str:
+    document = build_openapi(models, has_keys=has_keys)
+    return document.model_dump_json(by_alias=True, exclude_none=True, exclude_unset=True, indent=2)

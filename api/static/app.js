@@ -14,11 +14,45 @@ const chosen = { front: null, back: null }; // files that were dropped or chosen
 const originals = { front: null, back: null }; // addresses that show what was sent
 let shownJob = null; // only the newest job may draw
 
+// --- the key ----------------------------------------------------------------------------------------------------
+// Kept for this tab alone, and sent in a header: an address ends up in histories and logs.
+const KEY = "cutout-key";
+
+function call(address, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(key && { "X-API-Key": key }) };
+  return fetch(address, { ...options, headers }).then((reply) => {
+    if (reply.status === 401) askForKey();
+    return reply;
+  });
+}
+
+function askForKey() {
+  $("#key-open").hidden = $("#key-form").hidden = false;
+  $("#key").focus();
+}
+
+$("#key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  // Only what a header can hold; anything else is no key.
+  const key = $("#key").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(key)) return;
+  sessionStorage.setItem(KEY, key);
+  $("#key").value = "";
+  $("#key-form").hidden = true;
+  $("#key-open").hidden = false;
+  showProblem("");
+  showKeptJob();
+});
+$("#key-forget").addEventListener("click", () => { sessionStorage.removeItem(KEY); $("#key").focus(); });
+$("#key-open").addEventListener("click", askForKey);
+$("#key-open").hidden = !sessionStorage.getItem(KEY);
+
 // --- the service's health ---------------------------------------------------------------------------------------
 async function showHealth() {
   let state = "bad", text = "The service does not answer";
   try {
-    const health = await (await fetch("health", { cache: "no-store" })).json();
+    const health = await (await call("health", { cache: "no-store" })).json();
     const models = Object.entries(health.models);
     showModels(models.map(([name]) => name));
     if (health.status === "ready") {
@@ -121,7 +155,7 @@ async function send(event) {
   }
   $("#submit").disabled = true;
   try {
-    const reply = await fetch("process", { method: "POST", body: form, headers: { Prefer: "respond-async" } });
+    const reply = await call("process", { method: "POST", body: form, headers: { Prefer: "respond-async" } });
     const body = await reply.json();
     if (!reply.ok) throw new Error(`${body.detail}\n${body.code}, request ${body.request_id}`);
     history.replaceState(null, "", `#job=${body.job_id}`);
@@ -150,10 +184,11 @@ async function follow(job, hasFocus) {
     pause = Math.min(pause * 1.3, POLL_MS.most);
     if (shownJob !== job.job_id) return;
     try {
-      const reply = await fetch(`jobs/${job.job_id}`, { cache: "no-store" });
+      const reply = await call(`jobs/${job.job_id}`, { cache: "no-store" });
       const body = await reply.json();
       if (shownJob !== job.job_id) return;
-      if (reply.status === 404) { showProblem(body.detail); break; }
+      if ([401, 404].includes(reply.status)) { showProblem(body.detail); break; }
+      if (reply.status === 429) pause = 1000 * Number(reply.headers.get("Retry-After"));
       if (reply.ok) { job = body; showJob(job); }
     } catch { $("#status").textContent = "The service does not answer; still asking …"; }
   }
@@ -261,8 +296,8 @@ function showOpinion(side, opinion) {
 // The service's own files are fetched from where this page came from, whatever BASE_URL says: a download link works
 // only on the same origin, and so does the page's content policy.
 function localAddress(url) {
-  const name = new URL(url, location.href).pathname.split("/").pop();
-  return `outputs/${name}`;
+  const { pathname, search } = new URL(url, location.href); // the search is a signed address's signature
+  return `outputs/${pathname.split("/").pop()}${search}`;
 }
 
 // --- backgrounds ------------------------------------------------------------------------------------------------
@@ -286,9 +321,11 @@ $("#form").addEventListener("submit", send);
 showHealth();
 
 // A job in the address is shown again after a reload.
-const kept = /^#job=([A-Za-z0-9-]{1,64})$/.exec(location.hash);
-if (kept) {
-  fetch(`jobs/${kept[1]}`, { cache: "no-store" })
+function showKeptJob() {
+  const kept = /^#job=([A-Za-z0-9-]{1,64})$/.exec(location.hash);
+  if (!kept) return;
+  call(`jobs/${kept[1]}`, { cache: "no-store" })
     .then(async (reply) => { if (reply.ok) follow(await reply.json(), false); })
     .catch(() => {});
 }
+showKeptJob();

@@ -2,7 +2,7 @@
 
 demo   start everything on free ports, send the sample designs as one job, show the results, stop; exit 0
 up     start everything and keep it up until Ctrl-C
-smoke  check whatever runs at BASE_URL: health, then one job
+smoke  check whatever runs at BASE_URL: health, then one job (with the key in CUTOUT_API_KEY, where it wants one)
 """
 
 import argparse
@@ -76,6 +76,7 @@ def demo(env: Mapping[str, str]) -> int:
         "MODELS": "rmbg,birefnet",
         "OUTPUTS_DIR": str(ROOT / "outputs"),
         "MODELS_DIR": str(ROOT / "models"),
+        **dict.fromkeys(("API_KEYS", "RATE_LIMIT", "OUTPUT_URL_TTL"), ""),  # its own client, for a minute
     }
     env.pop("BASE_URL", None)
     port = free_port()
@@ -163,7 +164,9 @@ def smoke(env: Mapping[str, str]) -> int:
     print(f"GET {base_url}/health")
     print(json.dumps(check_health(base_url), indent=2))
     print(f"POST {base_url}/process")
-    reply, seconds = send_job(base_url, SAMPLES / "front.png", SAMPLES / "back.jpg", client_id="smoke")
+    reply, seconds = send_job(
+        base_url, SAMPLES / "front.png", SAMPLES / "back.jpg", "smoke", env.get("CUTOUT_API_KEY", "")
+    )
     print(json.dumps(reply, indent=2))
     files = fetch_outputs(reply)
     print(f"\n{len(files)} of {len(reply['cells'])} cutouts delivered and downloaded in {seconds:.1f} s")

@@ -29,27 +29,33 @@ def check_health(base_url: str) -> dict[str, Any]:
     return result
 
 
-def send_job(base_url: str, front: Path, back: Path, client_id: str) -> tuple[dict[str, Any], float]:
+def send_job(base_url: str, front: Path, back: Path, client_id: str, api_key: str = "") -> tuple[dict[str, Any], float]:
     """Send two pictures as one job and wait for it, however long it takes.
 
+    Args:
+        api_key: sent along when it is not empty.
     Returns:
         The reply of 200, and the seconds from request to reply.
     Raises:
         FatalError: the job was refused or failed.
     """
     started = time.perf_counter()
+    headers = {"X-API-Key": api_key} if api_key else {}
     with front.open("rb") as front_file, back.open("rb") as back_file:
         response = requests.post(
             f"{base_url}/process",
             data={"id": client_id},
-            headers={"Cache-Control": "no-cache"},  # a check, a time: both want the work done, not remembered
             files={"front": (front.name, front_file), "back": (back.name, back_file)},
+            headers={
+                **headers,
+                "Cache-Control": "no-cache",
+            },  # a check, a time: both want the work done, not remembered
             timeout=_REQUEST_TIMEOUT_S,
         )
     body = response.json()
     while response.status_code == 202:  # the wait ran out; the job goes on
         time.sleep(0.5)
-        envelope = requests.get(f"{base_url}/jobs/{body['job_id']}", timeout=10).json()
+        envelope = requests.get(f"{base_url}/jobs/{body['job_id']}", headers=headers, timeout=10).json()
         if envelope["status"] in ("failed", "canceled", "expired"):
             raise FatalError(f"The job {envelope['status']}:\n{json.dumps(envelope['error'], indent=2)}")
         if envelope["result"]:

@@ -2,6 +2,8 @@
 
     job:{job_id}                hash    the record: status, times, sources, cell:{name}, mark:{name}, result, error
     job:{job_id}:events         stream  one entry {"data": JSON} per change; about the last 200
+    job:{job_id}:webhooks       hash    event id -> a webhook's delivery (JSON): type, time, state, tries
+    webhooks:due                zset    deliveries under way, by the time of their next try (milliseconds)
     jobs:queued                 zset    jobs no worker has begun, by time of creation (microseconds)
     jobs:deadlines              zset    open jobs that have a deadline, by that time (seconds)
     jobs:of:{caller}            zset    a caller's jobs, by time of creation (microseconds)
@@ -11,6 +13,7 @@
     cell:{digest}               string  where the files of a finished cell are, for the result cache (JSON)
     workers                     set     names of workers that have reported
     worker:{name}               string  a worker's latest report (JSON)
+    limits:...                  string  requests of a caller in the current window, for as long (api/limits.py)
 
 Job keys live `job_ttl_s` after the job's last change, its idempotency key with them (30 s until the job is made). The
 listings live twice as long after their last new job and lose entries that are older, or whose record has expired when
@@ -20,9 +23,21 @@ report lives 15 s and is renewed by its heartbeat.
 
 from shared.store.cells import KeptCell
 from shared.store.claims import Claim
+from shared.store.deliveries import Deliveries, Delivery, WebhookReport
 from shared.store.events import Event
 from shared.store.index import Page
 from shared.store.jobs import EVENTS_KEPT, Store
 from shared.store.workers import WORKER_TTL_S
 
-__all__ = ["EVENTS_KEPT", "WORKER_TTL_S", "Claim", "Event", "KeptCell", "Page", "Store"]
+__all__ = [
+    "EVENTS_KEPT",
+    "WORKER_TTL_S",
+    "Claim",
+    "Deliveries",
+    "Delivery",
+    "Event",
+    "KeptCell",
+    "Page",
+    "Store",
+    "WebhookReport",
+]

@@ -14,6 +14,7 @@ from shared.settings import Settings
 from shared.store.cells import KeptCells
 from shared.store.claims import Claim, Claims
 from shared.store.connection import SOCKET_TIMEOUT_S, connect, translated
+from shared.store.deliveries import DUE_KEY, Deliveries, deliveries_key
 from shared.store.events import READ_SLICE_S, JobEvents, events_key
 from shared.store.index import JobIndex, listing_keys
 from shared.store.pace import Pace
@@ -36,6 +37,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         claims: idempotency keys.
         kept_cells: the result cache.
         pace: how fast jobs are done.
+        deliveries: webhooks on their way.
     """
 
     def __init__(self, client: Redis, settings: Settings) -> None:
@@ -49,6 +51,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         self.claims = Claims(self._redis)
         self.kept_cells = KeptCells(self._redis, settings.result_cache_ttl_s)
         self.pace = Pace(self._redis, self._ttl_s)
+        self.deliveries = Deliveries(self._redis, self._ttl_s)
         self._create: Any = self._redis.register_script(CREATE)
         self._change: Any = self._redis.register_script(CHANGE)
         self._mark: Any = self._redis.register_script(MARK)
@@ -152,11 +155,22 @@ class Store(JobEvents, JobQueue, WorkerReports):
         with translated():
             claim = self._redis.hget(key, "mark:claim")
             with self._redis.pipeline(transaction=True) as pipe:
-                pipe.delete(key, *([claim] if claim else []))
+                pipe.delete(key, deliveries_key(job.job_id), *([claim] if claim else []))
                 pipe.expire(events, keep_events_s)
                 for listing in (QUEUED, DEADLINES, *listing_keys(job.caller, job.id)):
                     pipe.zrem(listing, job.job_id)
                 pipe.execute()
+
+    def check_caller(self, job_id: str, caller: str) -> None:
+        """Return when the job was made under the API key of this name.
+
+        Raises:
+            JobNotFound: there is no such job, or it is somebody else's: the two must look the same.
+        """
+        with translated():
+            status, owner = self._redis.hmget(job_key(job_id), "status", "caller")
+        if status is None or (owner or "") != caller:
+            raise _job_not_found(job_id)
 
     def transition(self, job_id: str, status: JobStatus, **fields: Any) -> bool:
         """Change a job's status, with `fields` of the record (`result`, `error`, ...) in the same step.
@@ -260,7 +274,10 @@ class Store(JobEvents, JobQueue, WorkerReports):
         pairs = [part for pair in values.items() for part in pair]
         with translated():
             outcome = self._change(
-                keys=[job_key(job_id), events_key(job_id), QUEUED, DEADLINES],
+                keys=[
+                    *(job_key(job_id), events_key(job_id), QUEUED, DEADLINES),
+                    *(deliveries_key(job_id), DUE_KEY),
+                ],
                 args=[
                     self._ttl_s,
                     EVENTS_KEPT,

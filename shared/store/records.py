@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from shared.jobs import SIDES, Job, cell_names
+from shared.options import WebhookOptions
 
 #: Fields that are JSON in the hash; all others are their text.
 _JSON_FIELDS = ("id", "sources", "models", "options", "use_cache", "result", "error")
@@ -32,6 +33,10 @@ def encode(name: str, value: Any) -> str:
 def to_hash(job: Job) -> dict[str, str]:
     record = job.model_dump(mode="json", exclude={"cells"})
     fields = {name: encode(name, value) for name, value in record.items() if value is not None}
+    webhook = job.options.get("webhook")
+    if webhook is not None:
+        # Which events the webhook wants, for the script: ",job.failed,cell.done,".
+        fields["hook:events"] = f",{','.join(WebhookOptions.model_validate(webhook).events)},"
     return fields | {f"cell:{name}": dump(cell.model_dump(mode="json")) for name, cell in job.cells.items()}
 
 

@@ -2,8 +2,9 @@
 
 # One script makes every change of a job, because check, change and event must be one step: two workers that finish the
 # same job at the same time must not both see "not final yet".
-# KEYS: job, events, queued, deadlines. ARGV: ttl, events kept, job id, allowed states (",a,b,"), cell field or "",
-# event, what its open cells become (of a job that ends) or "", then field, value pairs.
+# A webhook's delivery is written in the same step: no kill comes between an event and the promise to tell it.
+# KEYS: job, events, queued, deadlines, webhooks, due. ARGV: ttl, events kept, job id, allowed states (",a,b,"), cell
+# field or "", event, what its open cells become (of a job that ends) or "", then field, value pairs.
 # Returns 1 changed, 0 refused, -1 no such job.
 CHANGE = """
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -27,7 +28,21 @@ if ARGV[7] ~= '' then
   end
   redis.call('ZREM', KEYS[4], ARGV[3])
 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'data', ARGV[6])
+local event_id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'data', ARGV[6])
+local wanted = redis.call('HGET', KEYS[1], 'hook:events')
+if wanted then
+  local event, name = cjson.decode(ARGV[6]), ''
+  if event.type == 'cell' and (event.status == 'succeeded' or event.status == 'failed') then name = 'cell.done' end
+  if event.type == 'status' and event.status == 'preparing' then name = 'job.started' end
+  if event.final then name = 'job.' .. event.status end
+  if string.find(wanted, ',' .. name .. ',', 1, true) then
+    local cell = event.cell and ('"' .. event.cell .. '"') or 'null'
+    redis.call('HSET', KEYS[5], event_id, string.format(
+      '{"type":"%s","cell":%s,"at_ms":%s,"state":"pending","attempts":[]}', name, cell, event_id:match('^%d+')))
+    redis.call('ZADD', KEYS[6], 0, ARGV[3] .. ' ' .. event_id)
+  end
+  redis.call('EXPIRE', KEYS[5], ARGV[1])
+end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 local claim = redis.call('HGET', KEYS[1], 'mark:claim')

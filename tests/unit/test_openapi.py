@@ -2,17 +2,31 @@
 
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flask import Flask
+from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from pydantic import BaseModel
 
 from api.app import create_app
+from api.error_reference import WHEN
 from api.errors import error_classes
-from api.schemas import JobEnvelope, JobList
+from api.examples import REQUESTS
+from api.openapi import build_openapi
+from api.report_schemas import ErrorRecord, Opinion, Preflight, PrintReport
+from api.schemas import ProcessRequest
+from shared.options import PrintOptions
 from shared.settings import load_settings
+from worker.cells import print_report, print_spec
+from worker.images.opinion import second_opinion
+from worker.images.preflight import preflight
+from worker.images.printing import render_print
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +66,7 @@ def test_every_reply_documents_its_request_id(document: dict[str, Any]) -> None:
 
 def test_process_documents_its_statuses_and_headers(document: dict[str, Any]) -> None:
     replies = operations(document)["POST", "/process"]["responses"]
-    assert set(replies) == {"200", "202", "400", "409", "413", "415", "422", "500", "503", "504", "default"}
+    assert set(replies) == {"200", "202", "400", "401", "409", "413", "415", "422", "429", "500", "503", "504"}
     assert {"Location", "Preference-Applied", "Retry-After"} <= set(replies["202"]["headers"])
     assert "Retry-After" in replies["503"]["headers"]
     flat = document["components"]["schemas"]["ProcessReply"]["properties"]
@@ -81,23 +95,104 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         assert target
 
 
-def test_every_parameter_says_how_it_looks(document: dict[str, Any]) -> None:
+# --- every word of it -------------------------------------------------------------------------------------------------
+
+
+def described(schema: Any, path: str) -> Iterator[str]:
+    """Paths of properties without a description, anywhere inside a schema."""
+    if isinstance(schema, dict):
+        for name, item in schema.get("properties", {}).items():
+            # Of an allOf that only narrows a field the description is where the field is.
+            if isinstance(item, dict) and "description" not in item and set(item) != {"enum"}:
+                yield f"{path}.{name}"
+        for name, item in schema.items():
+            if name not in ("example", "examples", "enum"):
+                yield from described(item, f"{path}.{name}")
+    elif isinstance(schema, list):
+        for number, item in enumerate(schema):
+            yield from described(item, f"{path}[{number}]")
+
+
+def test_every_field_parameter_and_header_is_described(document: dict[str, Any]) -> None:
+    assert list(described(document["components"]["schemas"], "")) == []
+    assert all(schema.get("description") for schema in document["components"]["schemas"].values())
     for operation in operations(document).values():
+        assert list(described(operation, operation["operationId"])) == []
+        assert operation["summary"]
         for parameter in operation["parameters"]:
-            assert parameter["description"], parameter
-            schema = parameter["schema"]
-            assert schema.keys() & {"examples", "pattern", "default"}, parameter
+            assert parameter["description"]
+            assert parameter["schema"].keys() & {"examples", "default"}, parameter["name"]
+    for header in document["components"]["headers"].values():
+        assert header["description"]
+        assert "example" in header
 
 
-def test_every_example_of_a_job_is_one_by_its_own_schema(document: dict[str, Any]) -> None:
-    """An example is what people copy; one that breaks the schema beside it is worse than none."""
-    checked = 0
+def test_every_error_code_is_explained_as_in_the_readme(document: dict[str, Any]) -> None:
+    table = dict(re.findall(r"^\| `([a-z_]+)` \| \d+ \| (.*) \| (?:yes|no) \|$", README.read_text(), re.MULTILINE))
+    assert table == WHEN
+    assert {error["code"]: error["when"] for error in document["x-error-codes"]} == WHEN
     for operation in operations(document).values():
-        for reply in operation["responses"].values():
-            media = reply.get("content", {}).get("application/json", {})
-            if "example" in media:
-                models: dict[str, type[BaseModel]] = {"JobEnvelope": JobEnvelope, "JobList": JobList}
-                model = models[media["schema"]["$ref"].rpartition("/")[2]]
-                assert model.model_validate(media["example"]).model_dump(mode="json") == media["example"]
-                checked += 1
-    assert checked >= 5
+        for status, reply in operation["responses"].items():
+            problem = reply.get("content", {}).get("application/problem+json")
+            codes = problem["schema"]["allOf"][1]["properties"]["code"]["enum"] if problem else []
+            assert set(codes) == set(problem["examples"] if problem else [])
+            for code in codes:
+                value = problem["examples"][code]["value"]
+                assert (value["code"], value["status"], value["type"]) == (code, int(status), f"/docs#{code}")
+                assert f"`{code}`" in reply["description"]
+
+
+def examples(document: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(where, schema, example) of every example of a body."""
+    for operation in operations(document).values():
+        bodies = {"request": operation.get("requestBody", {}), **operation["responses"]}
+        for status, body in bodies.items():
+            for media in body.get("content", {}).values():
+                values = [example["value"] for example in media.get("examples", {}).values()]
+                for value in values + ([media["example"]] if "example" in media else []):
+                    yield f"{operation['operationId']} {status}", media["schema"], value
+
+
+def test_every_example_keeps_to_its_schema(document: dict[str, Any]) -> None:
+    found = 0
+    for where, schema, value in examples(document):
+        whole = {**schema, "components": document["components"]}
+        errors = [error.message for error in OAS31Validator(whole).iter_errors(value)]
+        assert errors == [], where
+        found += 1
+    assert found > 20
+
+
+def test_the_example_requests_are_requests() -> None:
+    for _, body in REQUESTS.values():
+        assert ProcessRequest.model_validate(body).id == body["id"]
+
+
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_the_document_says_which_routes_ask_for_a_key(has_keys: bool) -> None:
+    made = build_openapi(("rmbg",), has_keys=has_keys)
+    document = json.loads(made.model_dump_json(by_alias=True, exclude_none=True, exclude_unset=True))
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    needs = {path for (_, path), operation in operations(document).items() if {"bearer": []} in operation["security"]}
+    jobs = {path for _, path in operations(document) if path.startswith("/jobs")}
+    assert needs == {"/process", "/metrics", "/health", *jobs}
+    for (_, path), operation in operations(document).items():
+        is_protected = path in needs - {"/health"}
+        assert ("401" in operation["responses"]) is ("429" in operation["responses"]) is is_protected
+        assert ({} in operation["security"]) is (path in needs and (not has_keys or path == "/health"))
+        limited = [reply for reply in operation["responses"].values() if "RateLimit" in reply["headers"]]
+        assert len(limited) == (len(operation["responses"]) if is_protected else 0)
+
+
+def test_the_reports_of_the_worker_have_the_documented_shape() -> None:
+    art = np.zeros((300, 200, 4), np.uint8)
+    art[60:240, 40:160] = (200, 30, 40, 255)
+    blank = np.zeros((300, 200, 4), np.uint8)
+    for cutout in (art, blank):
+        checks = preflight(cutout, dpi=None, source_alpha=False)
+        Preflight.model_validate(checks)
+        masks = {"rmbg": cutout[..., 3], "birefnet": np.roll(cutout[..., 3], 30)}
+        Opinion.model_validate(second_opinion(masks, {"rmbg": checks}))
+        spec = print_spec(PrintOptions(canvas="600x800", dpi=100))
+        PrintReport.model_validate(print_report(render_print(cutout, spec)))
+    ErrorRecord.model_validate(error_classes()["internal_error"]("x").to_record())
