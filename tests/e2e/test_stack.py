@@ -96,6 +96,14 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def command_line(pid: int) -> bytes:
+    """The arguments of a process, each ended by a zero byte; nothing of one that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def readme_examples(language: str) -> list[str]:
     """The README's examples that are marked to be run, in its order."""
     text = (ROOT / "README.md").read_text()
@@ -227,7 +235,7 @@ def test_a_second_start_on_the_busy_port_says_so(stack: Stack) -> None:
 def test_a_killed_worker_is_started_again(stack: Stack) -> None:
     def worker_pids() -> list[int]:
         own = descendants(stack.process.popen.pid)
-        return [pid for pid in own if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0-m\0worker\0")]
+        return [pid for pid in own if command_line(pid).endswith(b"\0-m\0worker\0")]
 
     (before,) = worker_pids()
     os.kill(before, signal.SIGKILL)
@@ -252,11 +260,7 @@ def test_ctrl_c_stops_all_of_it(stack: Stack) -> None:
 def test_a_redis_that_has_died_stops_the_stack_with_the_reason(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
     with stack.process:
-        (redis,) = [
-            pid
-            for pid in descendants(stack.process.popen.pid)
-            if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        (redis,) = [pid for pid in descendants(stack.process.popen.pid) if b"redis-server" in command_line(pid)]
         os.kill(redis, signal.SIGKILL)
         assert stack.process.popen.wait(60) == 1
         assert "Redis has ended" in stack.process.log
