@@ -147,7 +147,9 @@ def examples(document: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for operation in operations(document).values():
         bodies = {"request": operation.get("requestBody", {}), **operation["responses"]}
         for status, body in bodies.items():
-            for media in body.get("content", {}).values():
+            for kind, media in body.get("content", {}).items():
+                if kind == "text/event-stream":
+                    continue  # its schema is of the data of one event, its example a whole stream
                 values = [example["value"] for example in media.get("examples", {}).values()]
                 for value in values + ([media["example"]] if "example" in media else []):
                     yield f"{operation['operationId']} {status}", media["schema"], value
