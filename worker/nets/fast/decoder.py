@@ -1,12 +1,14 @@
-"""The decoder for inference: the same sums as worker/nets/decoder.py, with everything linear moved to where it is cheap.
+"""The decoder for inference: the sums of worker/nets/decoder.py, with everything linear moved to where it is cheap.
 
 - A lateral feature is cat(a, up(b)), a from the full and b from the half-size pass. Its 1x1 convolution is
-  Wa a + up(Wb b), and the stage below is enlarged by the same up(): so Wb b is added before, at a quarter of the pixels.
+  Wa a + up(Wb b), and the stage below is enlarged by the same up(): so Wb b is added before it, at a quarter of the
+  pixels.
 - Behind the last block nothing is non-linear: its last convolution, batch norm, the enlargement and the 1x1 output
   convolution are one 3x3 convolution to one channel, then the enlargement of that channel (up() keeps constants, so the
   bias commutes). The large network's 768 MB map at 1024 px is never built.
-- The picture's own two convolutions of the last stage are one 5x5 convolution to one channel. Only the outermost pixels
-  differ, because there the second convolution sees zeros instead of the first one's bias: they are computed as published.
+- The picture's own two convolutions of the last stage are one 5x5 convolution to one channel. Only the outermost
+  pixels differ, where the second convolution sees zeros instead of what the first one says outside the picture: these
+  are computed as published.
 - Batch norms are folded; no map is joined to its patches, the convolution that follows takes them separately.
 """
 
@@ -46,10 +48,13 @@ class FastBlock(nn.Module):
         super().__init__()
         like = plain.conv_in.weight
         weight, bias = fold_batch_norm(plain.bn_in, plain.conv_in.weight, plain.conv_in.bias)
-        parts = weight.split(inputs, dim=1)
+        parts = torch.split(weight, list(inputs), dim=1)
         self.conv_in = nn.ModuleList(Conv(part, None if i else bias, like=like) for i, part in enumerate(parts))
         self.aspp = FastASPP(plain.dec_att)
-        self.conv_out = out or Conv(*fold_batch_norm(plain.bn_out, plain.conv_out.weight, plain.conv_out.bias), like=like)
+        if out is None:
+            weight, bias = fold_batch_norm(plain.bn_out, plain.conv_out.weight, plain.conv_out.bias)
+            out = Conv(weight, bias, like=like)
+        self.conv_out = out
 
     def forward(self, *maps: Tensor) -> Tensor:
         x = self.conv_in[0](maps[0])
@@ -65,8 +70,12 @@ class _Join(nn.Module):
         super().__init__()
         like = lateral.conv.weight
         conv, norm, _ = cast(nn.Sequential, gate)
-        self.gate = Conv(*fold_batch_norm(norm, conv.weight, conv.bias), relu=True, like=like)
-        self.attention = Conv(attention[0].weight, attention[0].bias, like=like)
+        assert isinstance(conv, nn.Conv2d)
+        weight, bias = fold_batch_norm(norm, conv.weight, conv.bias)
+        self.gate = Conv(weight, bias, relu=True, like=like)
+        (to_scalar,) = cast(nn.Sequential, attention)
+        assert isinstance(to_scalar, nn.Conv2d)
+        self.attention = Conv(to_scalar.weight, to_scalar.bias, like=like)
         full, half = like[:, :, 0, 0].chunk(2, dim=1)
         self.from_full = Linear(full, lateral.conv.bias, like=like)
         self.from_half = Linear(half, None, like=like)
@@ -89,7 +98,7 @@ class _Pictures(nn.Module):
         w1, b1 = plain.conv1.weight.double(), cast(Tensor, plain.conv1.bias).double()
         w2 = torch.einsum("oc,cikl->oikl", out.double(), plain.conv_out.weight.double())
         b2 = out.double() @ cast(Tensor, plain.conv_out.bias).double() + bias.double()
-        # Both convolutions in one: conv2d correlates, so the kernels join by a full correlation with the flipped second.
+        # conv2d correlates, so the two kernels join by a full correlation of the first with the flipped second.
         kernel = F.conv2d(w1.transpose(0, 1), w2.flip(2, 3), padding=2).transpose(0, 1)
         self.first = Conv(w1, b1, like=like)
         self.second = Conv(w2, b2, like=like)
@@ -134,7 +143,7 @@ class FastDecoder(nn.Module):
         )
         last, output = plain.decoder_block1, cast(nn.Conv2d, plain.conv_out1[0])
         like = last.conv_out.weight
-        from_map, from_picture = output.weight[:, :, 0, 0].split((c1 // 2, c1 // 8), dim=1)
+        from_map, from_picture = output.weight[:, :, 0, 0].tensor_split((c1 // 2,), dim=1)
         weight, bias = fold_batch_norm(last.bn_out, last.conv_out.weight, last.conv_out.bias)
         weight = torch.einsum("oc,cikl->oikl", from_map.double(), weight)
         self.blocks = nn.ModuleDict(

@@ -18,11 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.nets.decoder import DeformableASPP, DeformableBranch
-from worker.nets.fast.layers import Conv, Linear, as_nchw, fold_batch_norm
+from worker.nets.fast.layers import Conv, Linear, fold_batch_norm
 
-#: Column elements (positions * taps * channels) held at once. CPU: they stay in the last-level cache, and the
-#: allocator reuses the memory instead of asking the system for new pages each time. CUDA: few, large launches.
-_COLUMN_LIMIT = {"cpu": 2**22, "cuda": 2**26}
+#: Column elements (positions * taps * channels) held at once. CPU: 16 MiB stay in the last-level cache, and the
+#: allocator reuses memory of that size instead of asking the system for new pages each time.
+_COLUMN_LIMIT = 2**22
+#: CUDA: few, large launches; 128 MiB in fp16.
+_COLUMN_LIMIT_CUDA = 2**26
+
+
+def _column_limit(device: torch.device) -> int:
+    return _COLUMN_LIMIT_CUDA if device.type == "cuda" else _COLUMN_LIMIT
 
 
 class _Branches(nn.Module):
@@ -82,15 +88,15 @@ class _Branches(nn.Module):
 
     def _corners(self, sampling: Tensor, grid: "_Grid", start: int) -> tuple[Tensor, Tensor]:
         """Row numbers of every sample's four corners and their weights: (n, taps, 4) int32 and float32."""
-        dy, dx, modulation = sampling.split(self.taps, dim=1)
+        dy, dx, modulation = sampling.chunk(3, dim=1)
         # Clamped to the ring, a sample has its whole weight on zeros.
         stop = start + len(sampling)
         y = (dy + self.tap_y).add_(grid.y[start:stop]).clamp_(-1, grid.height)
         x = (dx + self.tap_x).add_(grid.x[start:stop]).clamp_(-1, grid.width)
         top, left = y.floor(), x.floor()
         fy, fx = y.sub_(top), x.sub_(left)
-        # Pixel (0, 0) stands in row 1, column 1 of the ring. Exact in float32 up to 2**24 rows; a NaN becomes some valid
-        # row, and its weights are NaN anyway.
+        # Pixel (0, 0) stands in row 1, column 1 of the ring. Exact in float32 up to 2**24 rows; a NaN becomes some
+        # valid row, and its weights are NaN anyway.
         corner = left.add_(top, alpha=grid.pitch).add_(grid.pitch + 1).int().clamp_(0, grid.last_corner)
         scale = modulation.sigmoid()
         lower = scale * fy
@@ -157,15 +163,16 @@ class FastASPP(nn.Module):
         grid = _Grid(height, width, x.device)
         pooled = F.relu(F.linear(x.mean(dim=(1, 2)), self.pool_weight, self.pool_bias))
         pooled = F.linear(pooled, self.pool_out)  # (B, C): the same for every position of a picture
-        sampling = [group.sampling(x).flatten(1, 2) for group in self.groups]  # (B, H*W, 3 * taps) each
-        step = max(1, _COLUMN_LIMIT[x.device.type] // self.columns_per_position)
+        groups = [cast(_Branches, group) for group in self.groups]
+        sampling = [group.sampling(x).flatten(1, 2) for group in groups]  # (B, H*W, 3 * taps) each
+        step = max(1, _column_limit(x.device) // self.columns_per_position)
         y = torch.empty_like(x).view(batch, height * width, channels)
         for item in range(batch):
             rows = grid.ringed(x[item])
             for start in range(0, height * width, step):
                 part = slice(start, min(start + step, height * width))
                 branches: list[Tensor] = []
-                for group, samples in zip(self.groups, sampling, strict=True):
+                for group, samples in zip(groups, sampling, strict=True):
                     branches += group(rows, samples[item, part], grid, start)
                 y[item, part] = self.join(torch.cat(branches, dim=1)).add_(pooled[item]).relu_()
         return y.view_as(x)

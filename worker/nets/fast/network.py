@@ -7,7 +7,7 @@ from worker.nets.birefnet import BiRefNet
 from worker.nets.decoder import DecoderBlock
 from worker.nets.decoder import resize as resize_nchw
 from worker.nets.fast.decoder import FastBlock, FastDecoder
-from worker.nets.fast.layers import resize
+from worker.nets.fast.layers import Linear, resize
 from worker.nets.fast.swin import FastSwin
 
 
@@ -55,17 +55,22 @@ def _resize_matrix(length: int, between: int, out: int, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def prepare_for_inference(model: BiRefNet) -> FastBiRefNet:
+def prepare_for_inference(model: BiRefNet, *, pack: bool = True) -> FastBiRefNet:
     """Rewrite a loaded network for inference, on its device and in its type.
 
-    Weights that stay as they are are shared with `model`; drop it to free the others. The result cannot be trained,
-    moved or saved.
+    `model` stays as it is; large weights that need no change share its memory, so drop it or leave its weights alone.
+    The result cannot be trained, moved or saved.
 
     Args:
         model: in evaluation mode.
+        pack: lay weights out for the CPU's matrix kernels, where there are such. Not for a network to be compiled.
     Raises:
         ValueError: `model` is in training mode, where batch norms are another function.
     """
     if model.training:
         raise ValueError("the network is in training mode; call eval() first")
-    return FastBiRefNet(model).eval().requires_grad_(False)
+    net = FastBiRefNet(model).eval().requires_grad_(False)
+    for module in net.modules():
+        if pack and isinstance(module, Linear):
+            module.pack()
+    return net

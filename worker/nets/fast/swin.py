@@ -7,20 +7,19 @@
   load, and no tensor of every window's bias is ever built (241 MB in the first stage of the large network at 1024 px).
 """
 
-from dataclasses import dataclass
+from copy import deepcopy
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.nets.fast.layers import Linear, as_nchw, as_nhwc
-from worker.nets.swin import PatchEmbed, PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
+from worker.nets.fast.layers import Linear
+from worker.nets.swin import PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How the tokens of a batch of maps stand in windows.
+class _Plan(nn.Module):
+    """How the tokens of a batch of maps stand in windows. A module, so that a compiler finds its tensors by name.
 
     Attributes:
         source: (windows * N,) row of each window's token; 0 for padded tokens.
@@ -32,10 +31,9 @@ class _Plan:
     source: Tensor
     padded: Tensor
     back: Tensor
-    groups: tuple[int, int, int, int]
 
-    @classmethod
-    def make(cls, batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> "_Plan":
+    def __init__(self, batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
+        super().__init__()
         numbers = torch.arange(batch * height * width).view(batch, height, width, 1)
         numbers = F.pad(numbers, (0, 0, 0, -width % window, 0, -height % window), value=-1)
         if shift:
@@ -55,13 +53,10 @@ class _Plan:
         back = torch.empty(batch * height * width, dtype=torch.int64)
         real = (source >= 0).nonzero().flatten()
         back[source[real]] = real
-        counts = [kind.shape[:3].numel() for kind in kinds]
-        return cls(
-            source.clamp(min=0).to(device),
-            (source < 0).nonzero().flatten().to(device),
-            back.to(device),
-            (counts[0], counts[1], counts[2], counts[3]),
-        )
+        self.groups = [kind.shape[:3].numel() for kind in kinds]
+        self.register_buffer("source", source.clamp(min=0).to(device), persistent=False)
+        self.register_buffer("padded", (source < 0).nonzero().flatten().to(device), persistent=False)
+        self.register_buffer("back", back.to(device), persistent=False)
 
 
 class _Block(nn.Module):
@@ -73,17 +68,17 @@ class _Block(nn.Module):
         like = attention.qkv.weight
         self.window, self.shift = plain.window_size, plain.shift
         self.num_heads = attention.num_heads
-        self.norm1, self.norm2 = plain.norm1, plain.norm2
+        self.norm1, self.norm2 = deepcopy(plain.norm1), deepcopy(plain.norm2)
         self.qkv = Linear(attention.qkv.weight, attention.qkv.bias, like=like)
         self.proj = Linear(attention.proj.weight, attention.proj.bias, like=like)
         self.fc1 = Linear(plain.mlp.fc1.weight, plain.mlp.fc1.bias, "gelu", like=like)
         self.fc2 = Linear(plain.mlp.fc2.weight, plain.mlp.fc2.bias, like=like)
-        bias = attention.relative_position_bias_table[attention.relative_position_index].permute(2, 0, 1)  # (heads, N, N)
-        masks = bias.unsqueeze(0)
+        bias = attention.relative_position_bias_table[attention.relative_position_index]
+        masks = bias.permute(2, 0, 1).unsqueeze(0)  # (1, heads, N, N)
         if self.shift:
             # Two by two windows have one of each kind, in the order of the plan's groups.
             allowed = shift_mask(2 * self.window, 2 * self.window, self.window, self.shift, like.device)
-            masks = bias.masked_fill(~allowed.unsqueeze(1), float("-inf"))
+            masks = masks.masked_fill(~allowed.unsqueeze(1), float("-inf"))
         self.register_buffer("masks", masks.to(like).contiguous())
 
     def forward(self, x: Tensor, plan: _Plan) -> Tensor:
@@ -114,7 +109,7 @@ class _Merging(nn.Module):
 
     def __init__(self, plain: PatchMerging) -> None:
         super().__init__()
-        self.norm = plain.norm
+        self.norm = deepcopy(plain.norm)
         self.reduction = Linear(plain.reduction.weight, None, like=plain.reduction.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,10 +132,10 @@ class FastSwin(nn.Module):
 
     def __init__(self, plain: Swin) -> None:
         super().__init__()
-        self.patch_embed: PatchEmbed = plain.patch_embed
+        self.patch_embed = deepcopy(plain.patch_embed)
         self.stages = nn.ModuleList(_Stage(cast(SwinStage, stage)) for stage in plain.layers)
-        self.norms = nn.ModuleList(plain.get_submodule(f"norm{number}") for number in range(4))
-        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self.norms = nn.ModuleList(deepcopy(plain.get_submodule(f"norm{number}")) for number in range(4))
+        self.plans = nn.ModuleDict()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.patch_embed(x)
@@ -159,8 +154,8 @@ class FastSwin(nn.Module):
         return features
 
     def _plan(self, shape: torch.Size, window: int, shift: int, device: torch.device) -> _Plan:
-        key = (*shape[:3], window, shift)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = _Plan.make(shape[0], shape[1], shape[2], window, shift, device)
-        return plan
+        batch, height, width = shape[:3]
+        key = f"b{batch}_{height}_{width}_{window}_{shift}"
+        if key not in self.plans:
+            self.plans[key] = _Plan(batch, height, width, window, shift, device)
+        return cast(_Plan, self.plans[key])
