@@ -34,7 +34,7 @@ class _Plan(nn.Module):
 
     def __init__(self, batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
         super().__init__()
-        numbers = torch.arange(batch * height * width).view(batch, height, width, 1)
+        numbers = torch.arange(batch * height * width, device="cpu").view(batch, height, width, 1)
         numbers = F.pad(numbers, (0, 0, 0, -width % window, 0, -height % window), value=-1)
         if shift:
             numbers = numbers.roll((-shift, -shift), dims=(1, 2))
@@ -50,7 +50,7 @@ class _Plan(nn.Module):
         else:
             kinds = (windows, *(windows[:0],) * 3)
         source = torch.cat([kind.flatten() for kind in kinds])
-        back = torch.empty(batch * height * width, dtype=torch.int64)
+        back = torch.empty(batch * height * width, dtype=torch.int64, device="cpu")
         real = (source >= 0).nonzero().flatten()
         back[source[real]] = real
         self.groups = [kind.shape[:3].numel() for kind in kinds]
