@@ -98,7 +98,7 @@ def show(result: dict[str, Any]) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", nargs="+", default=["starter", "swin_v1_tiny"], choices=sorted(CONFIGS))
     parser.add_argument("--size", type=int, help="side of the input; default: the variant's own")
@@ -111,7 +111,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    arguments = parse()
     torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
     device = torch.device(arguments.device)
