@@ -179,6 +179,9 @@ train-starter: venv ## 🏋️  Train the starter checkpoints anew (ARGS=--publi
 eval-starter: venv ## 📏 Measure the starter checkpoints on held-out designs
 	@$(PY) -m training.evaluate $(ARGS)
 
+bench-cuda: venv ## 🏁 Measure everything that needs a card (ARGS="--json FILE", ARGS=--aot; refuses without one)
+	@$(PY) -m benchmarks.cuda $(ARGS)
+
 venv: ## 🐍 Make .venv and install what the local commands need (again only when requirements change)
 	@if ! $(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
 	  python=; for candidate in $(PYTHON) python3 python3.12 python3.11; do \
@@ -233,4 +236,4 @@ folders:
 	  chown "$$owner" models; chmod -R a+rX models; chown -R "$$owner" outputs; fi
 
 .PHONY: help setup build up down restart logs status shell download-models check-cache backup clean clean-full \
-  demo local smoke test lint format fuzz audit ci train-starter eval-starter venv need-docker env-file folders
+  demo local smoke test lint format fuzz audit ci train-starter eval-starter bench-cuda venv need-docker env-file folders

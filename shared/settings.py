@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     gpu_device: str = Field("0", description="Which GPU compose gives the worker (index or UUID)")
     use_fp16: bool = Field(True, description="Half precision on CUDA; the CPU always computes in fp32")
+    compile: Literal["auto", "off", "graphs", "aot"] = Field(
+        "auto",
+        description="graphs: record each pass as a CUDA graph; aot: also compile it once, kept in MODELS_DIR/.compiled; "
+        "auto: graphs on CUDA; off: neither",
+    )
     cpu_threads: int = Field(0, ge=0, le=256, description="Threads of one forward pass on the CPU; 0: all cores")
 
     # --- worker -----------------------------------------------------------------------------------------------

@@ -103,7 +103,13 @@ def load_engines(settings: Settings, heartbeat: Heartbeat) -> dict[str, LoadedEn
     engines: dict[str, LoadedEngine] = {}
     for spec in specs:
         started = time.perf_counter()
-        engine = Engine(spec, device, use_fp16=settings.use_fp16)
+        engine = Engine(
+            spec,
+            device,
+            use_fp16=settings.use_fp16,
+            compile_mode=settings.compile,
+            compiled_dir=settings.models_dir / ".compiled",
+        )
         loaded = time.perf_counter()
         warm_up_s = engine.warm_up()
         engines[spec.name] = engine

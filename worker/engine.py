@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from pathlib import Path
 
 import structlog
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from shared.errors import FatalError, InferenceFailed, OutOfDeviceMemory
 from shared.settings import Settings
 from worker.nets import load_checkpoint
+from worker.nets.fast import prepare_for_inference
+from worker.nets.fast.compiled import accelerate
 from worker.registry import ModelSpec
 
 log = structlog.get_logger(__name__)
@@ -53,9 +56,19 @@ class Engine:
         weights_id: SHA-256 of its checkpoint; other weights under the same name have another.
     """
 
-    def __init__(self, spec: ModelSpec, device: torch.device, *, use_fp16: bool) -> None:
-        """Load the weights straight to the device.
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: torch.device,
+        *,
+        use_fp16: bool,
+        compile_mode: str = "auto",
+        compiled_dir: Path = Path("models/.compiled"),
+    ) -> None:
+        """Load the weights straight to the device and rewrite the network for inference.
 
+        Args:
+            compile_mode: as COMPILE in the settings. compiled_dir: where compiled passes are kept.
         Raises:
             CheckpointError: the file does not fit its network.
         """
@@ -65,7 +78,9 @@ class Engine:
         self.input_size = spec.config.input_size
         with spec.path.open("rb") as file:
             self.weights_id = hashlib.file_digest(file, "sha256").hexdigest()
-        self._net = load_checkpoint(spec.path, spec.config, device=device, dtype=self.dtype)
+        plain = load_checkpoint(spec.path, spec.config, device=device, dtype=self.dtype)
+        net = prepare_for_inference(plain, pack=compile_mode != "aot")
+        self._net = accelerate(net, device, compile_mode, compiled_dir)
 
     @property
     def name(self) -> str:
@@ -112,7 +127,7 @@ class Engine:
         log.warning("non_finite_output", model=self.name, items=len(bad), dtype=str(self.dtype))
         if self.dtype == torch.float32:
             raise InferenceFailed(f"{self.name} gave no finite answer for {len(bad)} of {len(batch)} pictures")
-        # Loaded for this once: a copy that stays would cost twice the memory of the model for a rare event.
+        # The plain network, loaded for this once: a copy that stays would cost twice the model for a rare event.
         exact = load_checkpoint(self.spec.path, self.spec.config, device=self.device)
         for item in bad:
             again = exact(batch[item : item + 1].float())[:, 0]

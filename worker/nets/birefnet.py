@@ -42,10 +42,7 @@ class BiRefNet(nn.Module):
         return aux
 
     def _encode(self, x: Tensor) -> list[Tensor]:
-        height, width = x.shape[2:]
-        multiple = 8 * self.config.backbone.patch_size
-        if height % multiple or width % multiple:
-            raise ValueError(f"the input is {height}x{width}; both sides must be multiples of {multiple}")
+        height, width = self.config.check_size(x.shape)
         full = self.bb(x)
         half = self.bb(resize(x, (height // 2, width // 2)))
         x1, x2, x3, x4 = (torch.cat((a, resize(b, a.shape[2:])), dim=1) for a, b in zip(full, half, strict=True))

@@ -4,6 +4,7 @@ Sources: Liu et al. 2021, Swin Transformer (arXiv 2103.14030), table 7, for the 
 Zheng et al. 2024, BiRefNet (arXiv 2401.03407), section 3 and its released configuration, for the decoder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -61,6 +62,18 @@ class BiRefNetConfig:
         """Channels of the lateral features, shallow to deep: full- and half-size pass side by side."""
         a, b, c, d = self.backbone.widths
         return (2 * a, 2 * b, 2 * c, 2 * d)
+
+    def check_size(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of an input of this shape, (B, 3, H, W).
+
+        Raises:
+            ValueError: they are not multiples of 8 * patch size.
+        """
+        height, width = shape[2:]
+        multiple = 8 * self.backbone.patch_size
+        if height % multiple or width % multiple:
+            raise ValueError(f"the input is {height}x{width}; both sides must be multiples of {multiple}")
+        return height, width
 
 
 #: Variant name -> configuration. `swin_v1_large` is BiRefNet and RMBG-2.0, `swin_v1_tiny` is BiRefNet_lite.

@@ -1,22 +1,17 @@
-"""Modulated deformable convolution (DCNv2) without compiled extensions.
+"""Modulated deformable convolution (DCNv2), written as its equation.
 
 Source: Zhu et al. 2019, Deformable ConvNets v2 (arXiv 1811.11168), equation 1:
     y(p) = sum_k  w_k * x(p + p_k + dp_k) * dm_k
 x is sampled bilinearly and is zero outside the picture: a corner outside contributes nothing, so a sample half a
 pixel over the border fades to half. Taps are in row order; offsets come as (dy, dx) pairs per tap.
 
-Differences from the usual implementation: the four corners are gathered and weighted by one embedding-bag call
-over channels-last rows, then one matrix product; coordinates are always float32, because rounding them to half
+This is the plain form, for training and as the reference in tests; inference takes worker/nets/fast/deform.py.
+Difference from the usual implementation: sampling coordinates are always float32, because rounding them to half
 precision alone moves up to a fifth of the output pixels.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-#: Column elements (positions * taps * channels) held at once in evaluation: 2**25 fp32 elements are 128 MiB. The
-#: 7x7 convolution of the large network at 1024 px would otherwise need 822 MB for its column buffer alone.
-_COLUMN_LIMIT = 2**25
 
 
 def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
@@ -33,61 +28,43 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
     """
     batch, channels, height, width = x.shape
     out_channels, _, kernel, _ = weight.shape
-    taps = kernel * kernel
-    positions = height * width
-
-    rows = x.permute(0, 2, 3, 1).reshape(batch * positions, channels)
-    matrix = weight.permute(2, 3, 1, 0).reshape(taps * channels, out_channels)  # (k*k*C, O)
-    index, factor = _corners(offset.float(), mask.float(), kernel)  # (B*H*W, k*k, 4) each
-    factor = factor.to(x.dtype)
-
-    step = batch * positions
-    if not torch.is_grad_enabled():
-        step = max(1, min(step, _COLUMN_LIMIT // (taps * channels)))
-    parts = []
-    for start in range(0, batch * positions, step):
-        bag = index[start : start + step].reshape(-1, 4)
-        columns = F.embedding_bag(bag, rows, mode="sum", per_sample_weights=factor[start : start + step].reshape(-1, 4))
-        parts.append(columns.view(-1, taps * channels) @ matrix)
-    y = parts[0] if len(parts) == 1 else torch.cat(parts)
+    rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    row = torch.arange(height, device=x.device, dtype=torch.float32).view(-1, 1)
+    column = torch.arange(width, device=x.device, dtype=torch.float32)
+    offset, mask = offset.float(), mask.float()
+    y = x.new_zeros(batch * height * width, out_channels)
+    # Tap by tap: all columns of a 7x7 kernel at once would be 822 MB in the large network at 1024 px.
+    for tap in range(kernel**2):
+        sample_y = row + (tap // kernel - kernel // 2) + offset[:, 2 * tap]  # (B, H, W)
+        sample_x = column + (tap % kernel - kernel // 2) + offset[:, 2 * tap + 1]
+        sampled = _sample(rows, sample_y, sample_x, mask[:, tap])  # (B*H*W, C)
+        y = y + sampled @ weight[:, :, tap // kernel, tap % kernel].t()
     return y.view(batch, height, width, out_channels).permute(0, 3, 1, 2)
 
 
-def _corners(offset: Tensor, mask: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
-    """Row indices of the four corners of every sample, and their bilinear weight times the modulation.
+def _sample(rows: Tensor, y: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+    """Bilinear samples of a map with zeros around it, times `scale`.
 
-    Both are (B*H*W, k*k, 4); indices count rows of the flattened (B*H*W, C) picture. Weights of corners outside the
-    picture are zero and their indices are clamped to a valid row.
+    Args:
+        rows: (B*H*W, C), the map. y, x, scale: (B, H, W) float32.
+    Returns:
+        (B*H*W, C), in the type of `rows`.
     """
-    batch, taps, height, width = mask.shape
-    device = offset.device
-    offset = offset.view(batch, taps, 2, height, width).permute(0, 3, 4, 1, 2)  # (B, H, W, k*k, 2)
-    mask = mask.permute(0, 2, 3, 1)  # (B, H, W, k*k)
-    tap = torch.arange(kernel, device=device, dtype=torch.float32) - kernel // 2
-    tap_y = tap.repeat_interleave(kernel)
-    tap_x = tap.repeat(kernel)
-    y = torch.arange(height, device=device, dtype=torch.float32).view(-1, 1, 1) + tap_y + offset[..., 0]
-    x = torch.arange(width, device=device, dtype=torch.float32).view(-1, 1) + tap_x + offset[..., 1]
-    y0, x0 = y.floor(), x.floor()
-    fy, fx = y - y0, x - x0
-
-    # Zero weight outside, before the indices are clamped.
-    wy0 = (1 - fy) * ((y0 >= 0) & (y0 < height))
-    wy1 = fy * ((y0 >= -1) & (y0 < height - 1))
-    wx0 = (1 - fx) * ((x0 >= 0) & (x0 < width)) * mask
-    wx1 = fx * ((x0 >= -1) & (x0 < width - 1)) * mask
-    factor = torch.stack((wy0 * wx0, wy0 * wx1, wy1 * wx0, wy1 * wx1), dim=-1)
-
-    # Clamping in float first keeps wild offsets (up to infinity) from overflowing the integers.
-    iy0 = y0.clamp(-1, height).long()
-    ix0 = x0.clamp(-1, width).long()
-    row0 = iy0.clamp(0, height - 1) * width
-    row1 = (iy0 + 1).clamp(0, height - 1) * width
-    col0 = ix0.clamp(0, width - 1)
-    col1 = (ix0 + 1).clamp(0, width - 1)
-    first = torch.arange(batch, device=device).view(-1, 1, 1, 1) * (height * width)
-    index = torch.stack((row0 + col0, row0 + col1, row1 + col0, row1 + col1), dim=-1) + first.unsqueeze(-1)
-    return index.view(-1, taps, 4), factor.reshape(-1, taps, 4)
+    batch, height, width = y.shape
+    first = torch.arange(batch, device=y.device).view(-1, 1, 1) * (height * width)
+    top, left = y.floor(), x.floor()
+    result: Tensor | None = None
+    for corner_y, weight_y in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for corner_x, weight_x in ((left, 1 - (x - left)), (left + 1, x - left)):
+            inside = (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
+            # Clamping in float first keeps wild offsets (up to infinity) from overflowing the integers.
+            r = corner_y.clamp(0, height - 1).long().clamp(0, height - 1)
+            c = corner_x.clamp(0, width - 1).long().clamp(0, width - 1)
+            weight = (weight_y * weight_x * inside * scale).to(rows.dtype)
+            part = rows[(first + r * width + c).flatten()] * weight.view(-1, 1)
+            result = part if result is None else result + part
+    assert result is not None
+    return result
 
 
 class DeformableConv2d(nn.Module):

@@ -1,0 +1,199 @@
+"""Everything about speed that needs a card, in one command: `python -m benchmarks.cuda` or `make bench-cuda`.
+
+Golden vectors in fp16; the forward pass by batch, plain against the inference form against CUDA graphs (and `--aot`,
+compiled), with the share of the card's measured matrix rate; peak device memory with both models resident; a job of
+two sides by two models at 1024 px from prepared files to PNGs on disk. Weights are the golden ones, so no checkpoint is
+needed.
+`--rehearse` goes through all of it on the CPU at toy size, to check the script itself.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from benchmarks import engine as forward_benchmark
+from benchmarks.forward import golden_batch, golden_network, interleaved, synchronise
+from shared.settings import load_settings
+from tests.golden import fill_recipe
+from worker.engine import Engine, configure_torch
+from worker.images import cut_out, decode, encode_png, mask_at_size, network_input
+from worker.nets import CONFIGS, save_checkpoint
+from worker.nets.fast import prepare_for_inference
+from worker.nets.fast.compiled import Compiled
+from worker.nets.fast.graphs import Graphed
+from worker.registry import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+#: Suggested limits of tests/golden/README.md for fp16: alpha, largest and mean difference.
+LIMITS = (0.015, 0.0015)
+
+
+def golden(device: torch.device, dtype: torch.dtype, cases: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
+    """The inference form, recorded where there is a card, against the official implementation's tensors."""
+    rows = []
+    for case, (variant, size) in cases.items():
+        net: torch.nn.Module = prepare_for_inference(golden_network(variant).to(device, dtype))
+        if device.type == "cuda":
+            net = Graphed(net)
+        logits = net(fill_recipe.image_tensor(size, size).to(device, dtype))[0, 0].float().cpu().numpy()
+        found = {key: float(value) for key, value in fill_recipe.compare(GOLDEN / f"{case}.npz", logits).items()}
+        within = found["alpha_max"] <= LIMITS[0] and found["alpha_mean"] <= LIMITS[1]
+        rows.append({"case": case, "within_limits": within, **found})
+        print(f"{case}: alpha max {found['alpha_max']:.4f} mean {found['alpha_mean']:.5f} {'ok' if within else 'BAD'}")
+    return rows
+
+
+def compiled(
+    variant: str, device: torch.device, dtype: torch.dtype, batches: list[int], repeats: int
+) -> dict[str, Any]:
+    """Seconds of the compiled pass by batch, and of making it and of loading it again."""
+    size, report = CONFIGS[variant].input_size, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in batches:
+            x = golden_batch(size, batch).to(device, dtype)
+            starts = {}
+            for what in ("compile", "load"):
+                net: torch.nn.Module = Compiled(
+                    prepare_for_inference(golden_network(variant).to(device, dtype), pack=False), Path(folder)
+                )
+                if device.type == "cuda":
+                    net = Graphed(net)
+                started = time.perf_counter()
+                net(x)
+                synchronise(device)
+                starts[f"{what}_seconds"] = time.perf_counter() - started
+            report[str(batch)] = {**starts, "seconds": interleaved({"aot": lambda: net(x)}, repeats, device)["aot"]}  # noqa: B023
+            print(f"aot, batch {batch}: {report[str(batch)]}")
+    return report
+
+
+def engines(variant: str, device: torch.device, folder: Path) -> list[Engine]:
+    """Two resident models from one file, as the worker loads them."""
+    path = folder / "model.safetensors"
+    save_checkpoint(golden_network(variant), path)
+    made = [Engine(ModelSpec(name, "full", variant, path, "-"), device, use_fp16=True) for name in ("rmbg", "birefnet")]
+    for engine in made:
+        engine.warm_up()
+    return made
+
+
+def memory(both: list[Engine], device: torch.device) -> dict[str, float | None]:
+    """Peak device memory of both models with a batch of two, in bytes; None without a card."""
+    for engine in both:
+        engine.masks(golden_batch(engine.input_size, 2).to(device, engine.dtype))
+    if device.type != "cuda":
+        return {"peak_allocated_bytes": None, "peak_reserved_bytes": None}
+    return {
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved(device),
+    }
+
+
+def prepared_side(name: str) -> bytes:
+    """A sample design at 1024x1024, as a PNG file."""
+    file = io.BytesIO()
+    Image.open(ROOT / "tests" / "data" / "samples" / name).convert("RGB").resize((1024, 1024)).save(file, "PNG")
+    return file.getvalue()
+
+
+def job(both: list[Engine], sides: list[bytes], folder: Path, threads: ThreadPoolExecutor) -> None:
+    """Two prepared sides through two models to four PNGs: decode and finish on threads, one batch per model."""
+
+    def finish(number: int, mask: torch.Tensor) -> None:
+        picture = pictures[number // 2]
+        cutout = cut_out(picture, mask_at_size(mask, picture.height, picture.width))
+        with (folder / f"{number}.png").open("wb") as file:
+            file.writelines(encode_png(cutout))
+
+    pictures = list(threads.map(lambda data: decode(data, pixel_limit=10**9), sides))
+    cells = []
+    for number, engine in enumerate(both):
+        inputs = [network_input(picture, engine.input_size, engine.device, engine.dtype) for picture in pictures]
+        for side, mask in enumerate(engine.masks(torch.cat(inputs))):
+            cells.append(threads.submit(finish, 2 * side + number, mask))
+    for cell in cells:
+        cell.result()
+
+
+def time_job(both: list[Engine], repeats: int, folder: Path) -> dict[str, float]:
+    sides = [prepared_side("front.png"), prepared_side("back.jpg")]
+    times = []
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(repeats + 1):
+            started = time.perf_counter()
+            job(both, sides, folder, threads)
+            times.append(time.perf_counter() - started)
+    return {
+        "first_seconds": times[0],
+        "median_seconds": statistics.median(times[1:]),
+        "slowest_seconds": max(times[1:]),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--aot", action="store_true", help="also compile (minutes)")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU at toy size, to check this script")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    arguments = parser.parse_args(argv)
+    if not arguments.rehearse and not torch.cuda.is_available():
+        print(
+            "No CUDA device is visible to torch; nothing was measured. Check nvidia-smi, or --rehearse to check this "
+            "script on the CPU; python -m benchmarks.engine measures the CPU.",
+            file=sys.stderr,
+        )
+        return 2
+    configure_torch(load_settings())
+    device = torch.device("cpu" if arguments.rehearse else "cuda")
+    dtype = torch.float32 if arguments.rehearse else torch.float16
+    variant = "toy" if arguments.rehearse else "swin_v1_large"
+    batches = [1, 2] if arguments.rehearse else [1, 2, 4]
+    cases = {"swin_v1_t_256x256": ("swin_v1_tiny", 256)}
+    if not arguments.rehearse:
+        cases["swin_v1_l_512x512"] = ("swin_v1_large", 512)
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else "cpu (a rehearsal, not a measurement)",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cores": os.cpu_count(),
+    }
+    print(f"{report['device']}, torch {report['torch']}")
+    report["golden"] = golden(device, dtype, cases)
+    options = forward_benchmark.parse(
+        ["--device", device.type, "--repeats", str(arguments.repeats), "--batches", *map(str, batches)]
+    )
+    report["forward"] = forward_benchmark.measure(variant, options, device, dtype)
+    forward_benchmark.show(report["forward"])
+    if arguments.aot:
+        report["aot"] = compiled(variant, device, dtype, batches, arguments.repeats)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        both = engines(variant, device, Path(folder))
+        report["memory"] = memory(both, device)
+        report["job_2x2_1024"] = time_job(both, arguments.repeats, Path(folder))
+    print(f"memory, both models, batch 2: {report['memory']}")
+    print(f"job, 2 sides x 2 models, 1024 px: {report['job_2x2_1024']}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if all(row["within_limits"] for row in report["golden"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

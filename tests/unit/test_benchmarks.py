@@ -1,0 +1,33 @@
+"""The benchmark of the card: it says so when there is none, and its script works as far as a CPU can show."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import cuda
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_without_a_card_it_says_so_and_measures_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cuda.main(["--json", str(tmp_path / "report.json")]) == 2
+    assert "No CUDA device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_rehearsal_fills_the_whole_table(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert cuda.main(["--rehearse", "--repeats", "1", "--json", str(tmp_path / "report.json")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(True)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["golden"][0]["within_limits"]
+    rows = report["forward"]["rows"]
+    assert {(row["path"], row["batch"]) for row in rows} == {(p, b) for p in ("plain", "fast") for b in (1, 2)}
+    assert all(row["seconds"] > 0 and row["largest_logit_difference"] < 3e-4 for row in rows)
+    assert report["forward"]["gflop_fast"] < report["forward"]["gflop_published"]
+    assert report["job_2x2_1024"]["median_seconds"] > 0

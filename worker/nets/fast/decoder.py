@@ -1,0 +1,176 @@
+"""The decoder for inference: the sums of worker/nets/decoder.py, with everything linear moved to where it is cheap.
+
+- A lateral feature is cat(a, up(b)), a from the full and b from the half-size pass. Its 1x1 convolution is
+  Wa a + up(Wb b), and the stage below is enlarged by the same up(): so Wb b is added before it, at a quarter of the
+  pixels.
+- Behind the last block nothing is non-linear: its last convolution, batch norm, the enlargement and the 1x1 output
+  convolution are one 3x3 convolution to one channel, then the enlargement of that channel (up() keeps constants, so the
+  bias commutes). The large network's 768 MB map at 1024 px is never built.
+- The picture's own two convolutions of the last stage are one 5x5 convolution to one channel. Only the outermost
+  pixels differ, where the second convolution sees zeros instead of what the first one says outside the picture: these
+  are computed as published.
+- Batch norms are folded; no map is joined to its patches, the convolution that follows takes them separately.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.nets.decoder import Decoder, DecoderBlock, LateralBlock, PatchBlock, image_to_patches
+from worker.nets.fast.deform import FastASPP
+from worker.nets.fast.layers import Conv, Linear, as_nchw, as_nhwc, fold_batch_norm, resize
+
+
+class _Patches(nn.Module):
+    """Patches of the picture through a PatchBlock: (B, 3, H, W) and a map's size -> (B, *size, out)."""
+
+    def __init__(self, plain: PatchBlock) -> None:
+        super().__init__()
+        like = plain.conv1.weight
+        self.conv1 = Conv(plain.conv1.weight, plain.conv1.bias, like=like)
+        self.conv_out = Conv(plain.conv_out.weight, plain.conv_out.bias, like=like)
+
+    def forward(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv_out(self.conv1(as_nhwc(image_to_patches(image, size))))
+
+
+class FastBlock(nn.Module):
+    """DecoderBlock for inference, over one or two maps that stand side by side: (B, H, W, C_i) -> (B, H, W, out)."""
+
+    def __init__(self, plain: DecoderBlock, inputs: tuple[int, ...], *, out: Conv | None = None) -> None:
+        """
+        Args:
+            inputs: channels of the maps.
+            out: takes the place of the last convolution and its batch norm.
+        """
+        super().__init__()
+        like = plain.conv_in.weight
+        weight, bias = fold_batch_norm(plain.bn_in, plain.conv_in.weight, plain.conv_in.bias)
+        parts = torch.split(weight, list(inputs), dim=1)
+        self.conv_in = nn.ModuleList(Conv(part, None if i else bias, like=like) for i, part in enumerate(parts))
+        self.aspp = FastASPP(plain.dec_att)
+        if out is None:
+            weight, bias = fold_batch_norm(plain.bn_out, plain.conv_out.weight, plain.conv_out.bias)
+            out = Conv(weight, bias, like=like)
+        self.conv_out = out
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        x = self.conv_in[0](maps[0])
+        for conv, more in zip(list(self.conv_in)[1:], maps[1:], strict=True):
+            x += conv(more)
+        return self.conv_out(self.aspp(x.relu_()))
+
+
+class _Join(nn.Module):
+    """From one stage to the next: gate, add the half-size lateral, enlarge, add the full-size lateral."""
+
+    def __init__(self, gate: nn.Module, attention: nn.Module, lateral: LateralBlock) -> None:
+        super().__init__()
+        like = lateral.conv.weight
+        conv, norm, _ = cast(nn.Sequential, gate)
+        assert isinstance(conv, nn.Conv2d)
+        weight, bias = fold_batch_norm(norm, conv.weight, conv.bias)
+        self.gate = Conv(weight, bias, relu=True, like=like)
+        (to_scalar,) = cast(nn.Sequential, attention)
+        assert isinstance(to_scalar, nn.Conv2d)
+        self.attention = Conv(to_scalar.weight, to_scalar.bias, like=like)
+        full, half = like[:, :, 0, 0].chunk(2, dim=1)
+        self.from_full = Linear(full, lateral.conv.bias, like=like)
+        self.from_half = Linear(half, None, like=like)
+
+    def forward(self, p: Tensor, full: Tensor, half: Tensor) -> Tensor:
+        p = self.from_half(half, p * self.attention(self.gate(p)).sigmoid_())
+        return self.from_full(full, resize(p, (full.shape[1], full.shape[2])))
+
+
+class _Pictures(nn.Module):
+    """What the picture itself adds to the logits: (B, 3, H, W) -> (B, 1, H, W)."""
+
+    def __init__(self, plain: PatchBlock, out: Tensor, bias: Tensor) -> None:
+        """
+        Args:
+            out: (1, C) weights of the output convolution for this block's channels. bias: (1,), the output's.
+        """
+        super().__init__()
+        like = plain.conv1.weight
+        w1, b1 = plain.conv1.weight.double(), cast(Tensor, plain.conv1.bias).double()
+        w2 = torch.einsum("oc,cikl->oikl", out.double(), plain.conv_out.weight.double())
+        b2 = out.double() @ cast(Tensor, plain.conv_out.bias).double() + bias.double()
+        # conv2d correlates, so the two kernels join by a full correlation of the first with the flipped second.
+        kernel = F.conv2d(w1.transpose(0, 1), w2.flip(2, 3), padding=2).transpose(0, 1)
+        self.first = Conv(w1, b1, like=like)
+        self.second = Conv(w2, b2, like=like)
+        self.register_buffer("kernel", kernel.to(like).contiguous())
+        self.register_buffer("bias", (b2 + w2.sum(dim=(2, 3)) @ b1).to(like))
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = F.conv2d(image, cast(Tensor, self.kernel), cast(Tensor, self.bias), padding=2)
+        # Three lines of the picture decide the outermost line of the answer.
+        y[:, :, :1] = self._as_published(image[:, :, :3])[:, :, :1]
+        y[:, :, -1:] = self._as_published(image[:, :, -3:])[:, :, -1:]
+        y[:, :, :, :1] = self._as_published(image[:, :, :, :3])[:, :, :, :1]
+        y[:, :, :, -1:] = self._as_published(image[:, :, :, -3:])[:, :, :, -1:]
+        return y
+
+    def _as_published(self, image: Tensor) -> Tensor:
+        return as_nchw(self.second(self.first(as_nhwc(image))))
+
+
+class FastDecoder(nn.Module):
+    """Encoder maps and the picture become logits: see `forward`."""
+
+    def __init__(self, plain: Decoder, lateral_widths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        c1, c2, c3, c4 = lateral_widths
+
+        def published(name: str) -> nn.Module:
+            return plain.get_submodule(name)
+
+        self.patches = nn.ModuleDict(
+            {str(stage): _Patches(cast(PatchBlock, published(f"ipt_blk{stage}"))) for stage in (5, 4, 3, 2)}
+        )
+        self.joins = nn.ModuleDict(
+            {
+                str(stage): _Join(
+                    published(f"gdt_convs_{stage}"),
+                    published(f"gdt_convs_attn_{stage}"),
+                    cast(LateralBlock, published(f"lateral_block{stage}")),
+                )
+                for stage in (4, 3, 2)
+            }
+        )
+        last, output = plain.decoder_block1, cast(nn.Conv2d, plain.conv_out1[0])
+        like = last.conv_out.weight
+        from_map, from_picture = output.weight[:, :, 0, 0].tensor_split((c1 // 2,), dim=1)
+        weight, bias = fold_batch_norm(last.bn_out, last.conv_out.weight, last.conv_out.bias)
+        weight = torch.einsum("oc,cikl->oikl", from_map.double(), weight)
+        self.blocks = nn.ModuleDict(
+            {
+                "4": FastBlock(plain.decoder_block4, (c4, c4 // 8)),
+                "3": FastBlock(plain.decoder_block3, (c3, c4 // 8)),
+                "2": FastBlock(plain.decoder_block2, (c2, c3 // 8)),
+                "1": FastBlock(last, (c1, c2 // 8), out=Conv(weight, from_map.double() @ bias, like=like)),
+            }
+        )
+        self.picture = _Pictures(cast(PatchBlock, published("ipt_blk1")), from_picture, cast(Tensor, output.bias))
+
+    def forward(self, image: Tensor, full: list[Tensor], half: list[Tensor], deepest: Tensor) -> Tensor:
+        """Decode.
+
+        Args:
+            image: (B, 3, H, W), the network's input.
+            full, half: the three shallower features of both passes, shallow to deep, (B, h, w, C).
+            deepest: the squeezed map, (B, h, w, C).
+        Returns:
+            (B, 1, H, W) logits.
+        """
+        p = self._block(4, image, deepest, 5)
+        for stage, a, b in zip((4, 3, 2), reversed(full), reversed(half), strict=True):
+            p = self._block(stage - 1, image, self.joins[str(stage)](p, a, b), stage)
+        height, width = image.shape[2:]
+        return self.picture(image) + as_nchw(resize(p, (height, width)))
+
+    def _block(self, number: int, image: Tensor, x: Tensor, patch_stage: int) -> Tensor:
+        return self.blocks[str(number)](x, self.patches[str(patch_stage)](image, (x.shape[1], x.shape[2])))

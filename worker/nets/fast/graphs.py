@@ -1,0 +1,89 @@
+"""CUDA graphs: one recorded forward pass per batch size, replayed without a launch from Python.
+
+A pass is about a thousand small launches, which at batch 1 take longer than the kernels. A recorded graph has fixed
+addresses: inputs are copied to where it reads, and the answer is copied from where it writes before the next replay.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import structlog
+import torch
+from torch import Tensor, nn
+
+log = structlog.get_logger(__name__)
+
+#: Passes before recording: libraries pick their kernels and allocate workspaces, which a recording must not see.
+_WARM_UP_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded pass: write to `input`, call `replay`, read `output`."""
+
+    input: Tensor
+    output: Tensor
+    replay: Callable[[], None]
+
+
+@cache
+def _pool(device: torch.device) -> Any:
+    """One memory pool for all graphs of a device: one pass runs at a time, and nothing of it outlives its copy."""
+    with torch.cuda.device(device):
+        return torch.cuda.graph_pool_handle()
+
+
+def record_cuda_graph(net: nn.Module, example: Tensor) -> Recording:
+    """Record one pass of `net` on inputs like `example`, which lies on a CUDA device.
+
+    Raises:
+        RuntimeError: something in the pass cannot be recorded, or memory is short.
+    """
+    with torch.cuda.device(example.device):
+        given = example.clone()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_PASSES):
+                net(given)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads compose pictures on this device meanwhile; their calls must not end the recording.
+        with torch.cuda.graph(graph, pool=_pool(example.device), capture_error_mode="thread_local"):
+            output = net(given)
+        return Recording(given, output, graph.replay)
+
+
+class Graphed(nn.Module):
+    """A network whose passes are recorded once per input shape and then replayed.
+
+    A shape that cannot be recorded runs as usual from then on, with one warning. Not for several threads at once:
+    the caller runs one pass at a time.
+    """
+
+    def __init__(self, net: nn.Module, record: Callable[[nn.Module, Tensor], Recording] = record_cuda_graph) -> None:
+        super().__init__()
+        self.net = net
+        self._record = record
+        self._recordings: dict[torch.Size, Recording | None] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape not in self._recordings:
+            self._recordings[x.shape] = self._try_to_record(x)
+        recording = self._recordings[x.shape]
+        if recording is None:
+            return self.net(x)
+        recording.input.copy_(x)
+        recording.replay()
+        return recording.output.clone()
+
+    def _try_to_record(self, x: Tensor) -> Recording | None:
+        try:
+            return self._record(self.net, x)
+        except torch.OutOfMemoryError:
+            raise  # the batch is too large with or without a graph; the caller halves it
+        except RuntimeError as exc:
+            log.warning("cuda_graph_failed", shape=list(x.shape), detail=str(exc).splitlines()[0])
+            return None

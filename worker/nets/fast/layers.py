@@ -1,0 +1,127 @@
+"""Layers of the inference form: weights folded at load, activations channels-last, nothing trainable.
+
+Feature maps are (B, H, W, C) tensors here; `as_nchw` shows one to torch's operators as channels-last without a copy.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def as_nchw(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> a (B, C, H, W) view in channels-last memory."""
+    return x.permute(0, 3, 1, 2)
+
+
+def as_nhwc(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous; no copy when `x` is channels-last already."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with corners aligned, as in the plain network. (B, H, W, C) -> (B, *size, C)."""
+    if tuple(x.shape[1:3]) == tuple(size):
+        return x
+    return as_nhwc(F.interpolate(as_nchw(x), size=size, mode="bilinear", align_corners=True))
+
+
+def fold_batch_norm(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a layer with the batch norm behind it folded in.
+
+    Args:
+        weight: (O, ...) of the layer before the norm. bias: (O,), or None for zeros.
+    Returns:
+        (weight, bias), float64 so that further folding loses nothing.
+    """
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
+    return folded, shift if bias is None else shift + bias.double() * scale
+
+
+def _packs_weights(weight: Tensor) -> bool:
+    """Whether oneDNN's linear layer with packed weights can be had: fp32 on a CPU that torch was built with it for."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+class Linear(nn.Module):
+    """A linear layer with its activation and its shortcut: act(x @ W.T + b) [+ shortcut].
+
+    On the CPU in fp32 it is oneDNN's operator on weights packed by `pack`: measured against F.linear and an own GELU,
+    1.26 times as fast at 768 -> 3072 and 1.40 times at 192 -> 768 (GELU costs nothing there), 1.05-1.2 without.
+    Elsewhere it is F.linear.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    _packed: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none", *, like: Tensor) -> None:
+        """
+        Args:
+            weight: (out, in). bias: (out,) or None.
+            activation: "none", "relu" or "gelu" (the exact one).
+            like: a tensor whose device and type the layer takes.
+        """
+        super().__init__()
+        self.activation = activation
+        weight = weight.detach().to(like).contiguous()
+        self.register_buffer("bias", None if bias is None else bias.detach().to(like).contiguous())
+        self.register_buffer("weight", weight)
+        self._packed = None
+
+    def pack(self) -> None:
+        """Let oneDNN lay the weight out as its kernel reads it, where it can; the plain layout is given up."""
+        if self.weight is not None and _packs_weights(self.weight):
+            # The row count is a hint for the layout only.
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 4096)
+            self.weight = None
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """(..., in) -> (..., out); `shortcut` has the output's shape."""
+        if self._packed is not None:
+            ops: Any = torch.ops.mkldnn
+            if shortcut is not None and self.activation == "none":
+                return ops._linear_pointwise.binary(x, shortcut, self._packed, self.bias, "add")
+            # An exact GELU is algorithm "none" of this operator's.
+            y = ops._linear_pointwise(x, self._packed, self.bias, self.activation, [], "none")
+        else:
+            assert self.weight is not None
+            y = F.linear(x, self.weight, self.bias)
+            if self.activation == "relu":
+                y = F.relu_(y)
+            elif self.activation == "gelu":
+                y = F.gelu(y)
+        return y if shortcut is None else y + shortcut
+
+
+class Conv(nn.Module):
+    """A square convolution with stride 1 and same padding, channels-last: (B, H, W, in) -> (B, H, W, out)."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, relu: bool = False, like: Tensor) -> None:
+        """
+        Args:
+            weight: (out, in, k, k), k odd. bias: (out,) or None.
+            like: a tensor whose device and type the layer takes.
+        """
+        super().__init__()
+        self.relu = relu
+        self.register_buffer("weight", weight.detach().to(like).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", None if bias is None else bias.detach().to(like).contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(as_nchw(x), self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+        return as_nhwc(F.relu_(y) if self.relu else y)

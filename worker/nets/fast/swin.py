@@ -1,0 +1,172 @@
+"""The backbone for inference: the same sums as worker/nets/swin.py on rows of tokens.
+
+- Padding, the cyclic shift and the cut into windows are one gather of rows by a list of numbers made once per size, and
+  the way back is another. Where many tokens are padded, the projections run on real ones only; a padded token's q, k
+  and v are the bias.
+- Windows stand in four groups: those the shift leaves whole, those it cuts from right to left, from top to bottom, and
+  both. All windows of a group have the same mask, so the bias and the mask of a block are four small tensors made at
+  load, and no tensor of every window's bias is ever built (241 MB in the first stage of the large network at 1024 px).
+"""
+
+from copy import deepcopy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.nets.fast.layers import Linear
+from worker.nets.swin import PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
+
+#: Share of padded tokens up to which they are projected too: the gather then moves rows of dim, not of 3 * dim. At
+#: 1024 px the first two stages have 2-7 % and the others 16-56 %. The tiny backbone, one thread: 2.21 s; 2.28 s when no
+#: padded token is projected, 2.31 s when all are.
+_FEW_PADDED = 0.1
+
+
+class _Plan(nn.Module):
+    """How the tokens of a batch of maps stand in windows. A module, so that a compiler finds its tensors by name.
+
+    Attributes:
+        source: (windows * N,) row of each window's token; 0 for padded tokens.
+        padded: positions in `source` of padded tokens.
+        back: (B*H*W,) where each token stands in `source`.
+        groups: number of windows of each kind: whole, cut right, cut below, cut both ways.
+    """
+
+    source: Tensor
+    padded: Tensor
+    back: Tensor
+
+    def __init__(self, batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
+        super().__init__()
+        numbers = torch.arange(batch * height * width, device="cpu").view(batch, height, width, 1)
+        numbers = F.pad(numbers, (0, 0, 0, -width % window, 0, -height % window), value=-1)
+        if shift:
+            numbers = numbers.roll((-shift, -shift), dims=(1, 2))
+        rows, columns = numbers.shape[1] // window, numbers.shape[2] // window
+        windows = split_windows(numbers, window).view(batch, rows, columns, -1)
+        if shift:
+            kinds = (
+                windows[:, :-1, :-1],
+                windows[:, :-1, -1:],
+                windows[:, -1:, :-1],
+                windows[:, -1:, -1:],
+            )
+        else:
+            kinds = (windows, *(windows[:0],) * 3)
+        source = torch.cat([kind.flatten() for kind in kinds])
+        back = torch.empty(batch * height * width, dtype=torch.int64, device="cpu")
+        real = (source >= 0).nonzero().flatten()
+        back[source[real]] = real
+        self.groups = [kind.shape[:3].numel() for kind in kinds]
+        self.register_buffer("source", source.clamp(min=0).to(device), persistent=False)
+        self.register_buffer("padded", (source < 0).nonzero().flatten().to(device), persistent=False)
+        self.register_buffer("back", back.to(device), persistent=False)
+
+
+class _Block(nn.Module):
+    """SwinBlock for inference: (B*H*W, dim) rows -> the same."""
+
+    def __init__(self, plain: SwinBlock) -> None:
+        super().__init__()
+        attention = plain.attn
+        like = attention.qkv.weight
+        self.window, self.shift = plain.window_size, plain.shift
+        self.num_heads = attention.num_heads
+        self.norm1, self.norm2 = deepcopy(plain.norm1), deepcopy(plain.norm2)
+        self.qkv = Linear(attention.qkv.weight, attention.qkv.bias, like=like)
+        self.proj = Linear(attention.proj.weight, attention.proj.bias, like=like)
+        self.fc1 = Linear(plain.mlp.fc1.weight, plain.mlp.fc1.bias, "gelu", like=like)
+        self.fc2 = Linear(plain.mlp.fc2.weight, plain.mlp.fc2.bias, like=like)
+        bias = attention.relative_position_bias_table[attention.relative_position_index]
+        masks = bias.permute(2, 0, 1).unsqueeze(0)  # (1, heads, N, N)
+        if self.shift:
+            # Two by two windows have one of each kind, in the order of the plan's groups.
+            allowed = shift_mask(2 * self.window, 2 * self.window, self.window, self.shift, like.device)
+            masks = masks.masked_fill(~allowed.unsqueeze(1), float("-inf"))
+        self.register_buffer("masks", masks.to(like).contiguous())
+
+    def forward(self, x: Tensor, plan: _Plan) -> Tensor:
+        x = self.proj(self._attend(self.norm1(x), plan), x)
+        return self.fc2(self.fc1(self.norm2(x)), x)
+
+    def _attend(self, x: Tensor, plan: _Plan) -> Tensor:
+        dim, tokens = x.shape[-1], self.window**2
+        padded = len(plan.padded)
+        if padded > _FEW_PADDED * len(plan.source):
+            windows = self.qkv(x).index_select(0, plan.source)  # (windows * N, 3 * dim)
+            windows.index_copy_(0, plan.padded, cast(Tensor, self.qkv.bias).expand(padded, -1))
+        else:
+            windows = x.index_select(0, plan.source)
+            if padded:
+                windows.index_fill_(0, plan.padded, 0)
+            windows = self.qkv(windows)
+        q, k, v = windows.view(-1, tokens, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
+        parts, start = [], 0
+        masks = cast(Tensor, self.masks)
+        for mask, count in zip(masks, plan.groups, strict=False):
+            if count:
+                at = slice(start, start + count)
+                y = F.scaled_dot_product_attention(q[at], k[at], v[at], attn_mask=mask.unsqueeze(0))
+                parts.append(y.transpose(1, 2).reshape(-1, dim))  # (count * N, dim)
+                start += count
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return y.index_select(0, plan.back)
+
+
+class _Merging(nn.Module):
+    """PatchMerging for inference."""
+
+    def __init__(self, plain: PatchMerging) -> None:
+        super().__init__()
+        self.norm = deepcopy(plain.norm)
+        self.reduction = Linear(plain.reduction.weight, None, like=plain.reduction.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, h, w, _ = x.shape
+        if h % 2 or w % 2:
+            x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
+        x = torch.cat((x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]), dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class _Stage(nn.Module):
+    def __init__(self, plain: SwinStage) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(cast(SwinBlock, block)) for block in plain.blocks)
+        self.downsample = None if plain.downsample is None else _Merging(plain.downsample)
+
+
+class FastSwin(nn.Module):
+    """The backbone: (B, 3, H, W) -> four maps (B, H/4.., W/4.., C_i) at strides 4, 8, 16 and 32 (patch size 4)."""
+
+    def __init__(self, plain: Swin) -> None:
+        super().__init__()
+        self.patch_embed = deepcopy(plain.patch_embed)
+        self.stages = nn.ModuleList(_Stage(cast(SwinStage, stage)) for stage in plain.layers)
+        self.norms = nn.ModuleList(deepcopy(plain.get_submodule(f"norm{number}")) for number in range(4))
+        self.plans = nn.ModuleDict()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.patch_embed(x)
+        features = []
+        for stage, norm in zip(self.stages, self.norms, strict=True):
+            assert isinstance(stage, _Stage)
+            shape = x.shape
+            x = x.reshape(-1, shape[-1])
+            for block in stage.blocks:
+                assert isinstance(block, _Block)
+                x = block(x, self._plan(shape, block.window, block.shift, x.device))
+            x = x.view(shape)
+            features.append(norm(x))
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return features
+
+    def _plan(self, shape: torch.Size, window: int, shift: int, device: torch.device) -> _Plan:
+        batch, height, width = shape[:3]
+        key = f"b{batch}_{height}_{width}_{window}_{shift}"
+        if key not in self.plans:
+            self.plans[key] = _Plan(batch, height, width, window, shift, device)
+        return cast(_Plan, self.plans[key])
