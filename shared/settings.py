@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     use_fp16: bool = Field(True, description="Half precision on CUDA; the CPU always computes in fp32")
     compile: Literal["auto", "off", "graphs", "aot"] = Field(
         "auto",
-        description="graphs: record each pass as a CUDA graph; aot: also compile it once, kept in MODELS_DIR/.compiled; "
+        description="graphs: record each pass as a CUDA graph; aot: also compile it once, into MODELS_DIR/.compiled; "
         "auto: graphs on CUDA; off: neither",
     )
     cpu_threads: int = Field(0, ge=0, le=256, description="Threads of one forward pass on the CPU; 0: all cores")
