@@ -18,7 +18,7 @@ _ART = 0.1
 #: Free border around the art over the longer side of its box: the network wants to see background on all sides.
 _MARGIN = 0.08
 #: Share of the picture up to which the art's box gets a second pass. Measured on plain grounds (benchmarks/detail.py):
-#: the alpha error falls by 24 to 40 % up to a share of 0.35, by 17 to 19 % up to 0.7, and beyond by no more than noise.
+#: the alpha error falls by 20 to 40 % up to a share of 0.35, by 17 to 19 % up to 0.7, and beyond by no more than noise.
 _WORTH = 0.7
 
 Box = tuple[int, int, int, int]
