@@ -97,6 +97,8 @@ def download(url: str, settings: Settings) -> bytes:
             ) as response:
                 if response.status_code in _REDIRECTS and response.headers.get("Location"):
                     url = urljoin(url, response.headers["Location"])
+                    # Each hop connects anew, and is checked anew: a connection kept open may be gone by now.
+                    session.close()
                     continue
                 if response.status_code != 200:
                     raise SourceUnreachable(f"{_shown(url)} answered {response.status_code}")

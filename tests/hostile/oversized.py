@@ -110,11 +110,13 @@ def _inflated() -> Iterator[Case]:
     small = header(48, 32)
     files = {
         "pixels": png(small, chunk(b"IDAT", bomb), END),
+        # Whoever goes on inflating once all rows are there is busy for a minute.
+        "pixels-of-10-gb": png(small, chunk(b"IDAT", zeros(10 * 2**30)), END),
         "ztxt": simple_png(chunk(b"zTXt", b"Comment\0\0" + bomb)),
         "itxt": simple_png(chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb)),
         "iccp": simple_png(chunk(b"iCCP", b"profile\0\0" + bomb)),
         "ztxt-after-the-pixels": simple_png(after=[chunk(b"zTXt", b"Comment\0\0" + bomb)]),
-        "many-ztxt": simple_png(*[chunk(b"zTXt", b"Comment\0\0" + zeros(1_000_000))] * 80),
+        "many-ztxt": simple_png(*[chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000), 9))] * 80),
     }
     for name, data in files.items():
         yield Case(f"deflate-bomb-png-{name}", data, None)

@@ -4,7 +4,6 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ CLIENTS = 12
 def stack(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("hostile")
     settings = load_settings(redis_url=redis_server.url, outputs_dir=folder / "outputs")
-    with Stack(settings, folder, API_THREADS="24", MAX_SYNC_WAITS="16", WORKER_THREADS="4") as stack:
+    with Stack(settings, folder, WORKER_THREADS="4") as stack:
         yield stack
 
 
@@ -85,8 +84,3 @@ def test_no_file_costs_more_than_its_own_side(stack: Stack) -> None:
     assert "internal_error" not in stack.logs
     codes = Counter(reply.get("status", reply.get("code")) for reply in replies)
     print(f"{len(replies)} jobs: {dict(codes)}")
-
-
-def test_nothing_of_a_job_stays_behind(stack: Stack) -> None:
-    work = Path(stack.settings.outputs_dir) / ".work"
-    assert not work.exists() or list(work.iterdir()) == []
