@@ -48,3 +48,22 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` (0..1) of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, min(len(ordered) - 1, round(share * len(ordered) + 0.5) - 1))]
+
+
+def bars(path: Path | None, title: str, unit: str, values: Mapping[str, float]) -> None:
+    """Draw one bar per value into a PNG, or do nothing without a path."""
+    if path is None:
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.35 * len(values)), layout="constrained")
+    drawn = axes.barh(list(values), list(values.values()), color="#3b6ea5")
+    axes.bar_label(drawn, fmt="%.3g", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set(title=title, xlabel=unit)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,12 +1,13 @@
 """Jobs per second and latency through API, Redis and Celery: `python -m benchmarks.system [--starter]`.
 
 Starts the local stack with an engine that answers at once (tests/tiny_worker.py) or with the starter weights, and sends
-the same two-sided job again and again by clients that wait for the reply. With the instant engine what remains is the
+two-sided jobs, each of other pictures, by clients that wait for the reply. With the instant engine what remains is the
 service itself: its baseline is the same job's own decode, compose and encode, called directly in this process.
 """
 
 import http.client
 import io
+import os
 import sys
 import tempfile
 import threading
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.report import arguments_of, median_ms, percentile, table, write_json
+from benchmarks.report import arguments_of, bars, median_ms, percentile, table, write_json
 from shared.local.redis_server import free_port
 from shared.local.stack import LocalStack
 from worker.images import cut_out, decode, encode_png, mask_at_size
@@ -56,35 +57,49 @@ def form(client_id: str, sides: dict[str, bytes]) -> bytes:
 class Client(threading.Thread):
     """Sends one job after the other over one connection, each when the last has been answered."""
 
-    def __init__(self, base_url: str, body: bytes, jobs: int) -> None:
+    def __init__(self, base_url: str, bodies: list[bytes], timeout_s: float = 120) -> None:
         super().__init__(daemon=True)
         address = urlsplit(base_url)
-        self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=120)
-        self._body, self._jobs = body, jobs
+        self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=timeout_s)
+        self._bodies = bodies
         self.seconds: list[float] = []
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            for _ in range(self._jobs):
+            for body in self._bodies:
                 started = time.perf_counter()
-                self._send()
+                self._send(body)
                 self.seconds.append(time.perf_counter() - started)
         except BaseException as exc:
             self.error = exc
 
-    def _send(self) -> None:
+    def _send(self, body: bytes) -> None:
         kind = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
-        self._connection.request("POST", "/process", self._body, kind)
+        self._connection.request("POST", "/process", body, kind)
         reply = self._connection.getresponse()
         text = reply.read()
         if reply.status != 200 or b'"succeeded"' not in text:
             raise RuntimeError(f"POST /process answered {reply.status}: {text[:500]!r}")
 
 
-def load(base_url: str, body: bytes, *, clients: int, jobs: int) -> dict[str, float]:
-    """What `clients` clients see that send `jobs` jobs each: jobs_per_s, p50_ms, p95_ms."""
-    threads = [Client(base_url, body, jobs) for _ in range(clients)]
+class Jobs:
+    """Requests of two sides, no picture twice: the result cache shall have nothing to say."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._seed = size, 0
+
+    def sides(self) -> dict[str, bytes]:
+        self._seed += 2
+        return {"front": picture(self._size, self._seed), "back": picture(self._size, self._seed + 1)}
+
+    def bodies(self, count: int) -> list[bytes]:
+        return [form(f"bench-{number}", self.sides()) for number in range(count)]
+
+
+def load(base_url: str, jobs: Jobs, *, clients: int, each: int) -> dict[str, float]:
+    """What `clients` clients see that send `each` jobs each: jobs_per_s, p50_ms, p95_ms."""
+    threads = [Client(base_url, jobs.bodies(each)) for _ in range(clients)]
     started = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -125,20 +140,19 @@ def main() -> int:
     parser.add_argument("--clients", default=None, help="comma-separated (1,4,16; 1,4 with --starter)")
     arguments = parser.parse_args()
     size = arguments.size or (1024 if arguments.starter else 64)
-    jobs = arguments.jobs or (8 if arguments.starter else 200)
+    total = arguments.jobs or (8 if arguments.starter else 200)
     clients = [int(word) for word in (arguments.clients or ("1,4" if arguments.starter else "1,4,16")).split(",")]
-    sides = {"front": picture(size, 1), "back": picture(size, 2)}
-    body = form("bench", sides)
-    own_ms = own_work_ms(sides, models=2)
+    jobs = Jobs(size)
+    own_ms = own_work_ms(jobs.sides(), models=2)
     kind = LocalStack if arguments.starter else InstantStack
     rows: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        env = _environment(folder)
+        env = {**os.environ, "MODEL_PROFILE": "starter", "OUTPUTS_DIR": f"{folder}/outputs"}
         with kind(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
             stack.start()
-            load(stack.base_url, body, clients=2, jobs=2 if arguments.starter else 20)  # warm
+            load(stack.base_url, jobs, clients=2, each=2 if arguments.starter else 20)  # warm
             for count in clients:
-                rows[count] = load(stack.base_url, body, clients=count, jobs=max(1, jobs // count))
+                rows[count] = load(stack.base_url, jobs, clients=count, each=max(1, total // count))
     engine = "starter weights" if arguments.starter else "instant engine"
     table(
         f"A job of 2 sides x 2 models at {size} px through API, Redis and Celery, {engine}",
@@ -157,18 +171,14 @@ def main() -> int:
     print(f"\nits own decode, compose and encode, called directly: {own_ms:.1f} ms")
     numbers: dict[str, Any] = {"engine": engine, "size": size, "own_ms": own_ms, "clients": rows}
     write_json(arguments.json, numbers)
+    bars(
+        arguments.plot,
+        f"A job of 2 sides x 2 models at {size} px, {engine}",
+        "ms",
+        {f"{count} clients, {name}": row[f"{name}_ms"] for count, row in rows.items() for name in ("p50", "p95")}
+        | {"its own pixels": own_ms},
+    )
     return 0
-
-
-def _environment(folder: str) -> dict[str, str]:
-    import os
-
-    return {
-        **os.environ,
-        "MODEL_PROFILE": "starter",
-        "OUTPUTS_DIR": f"{folder}/outputs",
-        "LOG_LEVEL": os.environ.get("LOG_LEVEL", "INFO"),
-    }
 
 
 if __name__ == "__main__":

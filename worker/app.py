@@ -242,6 +242,7 @@ def run_worker(
     configure_logging(settings)
     # Connected or not, Celery installs its own logging unless this signal has a receiver.
     signals.setup_logging.connect(_keep_logging, weak=False)
+    log.info("worker_starting", name=settings.worker_name)  # what came before is Python and its imports
     store = Store.from_settings(settings)
     storage = FolderStorage(settings.outputs_dir, settings.base_url)
     check_outputs_folder(storage)

@@ -191,9 +191,10 @@ def test_a_failed_cell_is_not_kept(worker: Worker) -> None:
 
 def test_a_cache_that_is_off_keeps_nothing(settings: Settings, store: Store) -> None:
     worker = Worker(settings.model_copy(update={"result_cache_ttl_s": 0}), store)
-    job = worker.do(("rmbg",), front=1)
-    assert worker.storage.work_files(job.job_id) == []
-    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+    with worker.device:
+        job = worker.do(("rmbg",), front=1)
+        assert worker.storage.work_files(job.job_id) == []
+        assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
 
 
 # --- jobs that end before their time ----------------------------------------------------------------------------------
