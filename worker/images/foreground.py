@@ -47,37 +47,29 @@ class ArrayLibrary:
     """What NumPy and torch call differently.
 
     Attributes:
-        pool: (C, H, W), h, w -> (C, h, w), the mean over each cell of an h x w grid.
-        grow: (C, h, w), H, W -> (C, H, W), nearest neighbour.
         stretch: (C, h, w), W -> (C, h, W), bilinear.
         zeros: a shape and an array to be like -> zeros of that shape.
         vector: a one-dimensional NumPy array and an array to be like -> the same numbers there.
     """
 
-    pool: Callable[[Array, int, int], Array]
-    grow: Callable[[Array, int, int], Array]
     stretch: Callable[[Array, int], Array]
     zeros: Callable[[tuple[int, ...], Array], Array]
     vector: Callable[[Array, Array], Array]
 
 
-def _planes(x: Array, h: int, w: int, how: int) -> Array:
-    return np.stack([cv2.resize(plane, (w, h), interpolation=how) for plane in x])
+def _stretch_numpy(x: Array, width: int) -> Array:
+    size = (width, x.shape[1])
+    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in x])
 
 
-NUMPY = ArrayLibrary(
-    pool=lambda x, h, w: x if x.shape[1:] == (h, w) else _planes(x, h, w, cv2.INTER_AREA),
-    grow=lambda x, h, w: _planes(x, h, w, cv2.INTER_NEAREST),
-    stretch=lambda x, w: _planes(x, x.shape[1], w, cv2.INTER_LINEAR),
-    zeros=lambda shape, _: np.zeros(shape, np.float32),
-    vector=lambda x, _: x,
-)
+def _stretch_torch(x: Array, width: int) -> Array:
+    size = (x.shape[1], width)
+    return F.interpolate(x.unsqueeze(0), size=size, mode="bilinear", align_corners=False)[0].contiguous()
+
+
+NUMPY = ArrayLibrary(stretch=_stretch_numpy, zeros=lambda shape, _: np.zeros(shape, np.float32), vector=lambda x, _: x)
 TORCH = ArrayLibrary(
-    pool=lambda x, h, w: F.adaptive_avg_pool2d(x.unsqueeze(0), (h, w))[0],
-    grow=lambda x, h, w: F.interpolate(x.unsqueeze(0), size=(h, w), mode="nearest")[0],
-    stretch=lambda x, w: F.interpolate(x.unsqueeze(0), size=(x.shape[1], w), mode="bilinear", align_corners=False)[
-        0
-    ].contiguous(),
+    stretch=_stretch_torch,
     zeros=lambda shape, like: torch.zeros(shape, device=like.device),
     vector=lambda x, like: torch.from_numpy(x).to(like.device),
 )
@@ -105,14 +97,40 @@ def estimate(image: Array, alpha: Array, seen: Array) -> Array:
     everything[3], everything[4] = alpha, seen
     levels = [everything]
     while max(levels[-1].shape[1:]) > _FIRST:  # each from the one before: a third of the work of each from the first
-        h, w = levels[-1].shape[1:]
-        levels.append(lib.pool(levels[-1], -(-h // 2), -(-w // 2)))
+        levels.append(_halve(levels[-1]))
     both = _mean_colours(levels[-1])
     for now in reversed(levels):
         h, w = now.shape[1:]
         iterations = _SMALL_ITERATIONS if max(h, w) <= _SMALL else _ITERATIONS
-        both = _relax(now, lib.grow(both, h, w), iterations)
+        both = _relax(now, both if both.shape[1:] == (1, 1) else _double(both, h, w), iterations)
     return both
+
+
+def _halve(x: Array) -> Array:
+    """(C, H, W) -> (C, ceil(H/2), ceil(W/2)), means of 2x2 pixels; at an odd end, of those that are left."""
+    for axis in (1, 2):
+        even, odd = _every_other(x, axis)
+        mean = library_of(x).zeros(tuple(even.shape), x)
+        mean[...] = even
+        short = mean[:, : odd.shape[1], : odd.shape[2]]
+        short += odd
+        short *= 0.5
+        x = mean
+    return x
+
+
+def _double(x: Array, height: int, width: int) -> Array:
+    """(C, ceil(H/2), ceil(W/2)) -> (C, H, W), each pixel four times."""
+    out = library_of(x).zeros((x.shape[0], height, width), x)
+    for rows in (0, 1):
+        for columns in (0, 1):
+            part = out[:, rows::2, columns::2]
+            part[...] = x[:, : part.shape[1], : part.shape[2]]
+    return out
+
+
+def _every_other(x: Array, axis: int) -> tuple[Array, Array]:
+    return (x[:, ::2], x[:, 1::2]) if axis == 1 else (x[..., ::2], x[..., 1::2])
 
 
 def _mean_colours(level: Array) -> Array:
