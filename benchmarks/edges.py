@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.report import median_ms
 from worker.images import Picture, clean_colours, cut_out
 
 Array = np.ndarray[Any, Any]

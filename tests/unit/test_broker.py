@@ -2,12 +2,12 @@
 
 from shared.settings import Settings
 from worker.app import make_worker_app
-from worker.broker import Transport
+from worker.consumer import TolerantTransport
 
 
 def test_a_channel_keeps_one_client_until_its_pool_is_replaced(settings: Settings) -> None:
     with make_worker_app(settings).connection_for_write() as connection:
-        assert type(connection.transport) is Transport
+        assert type(connection.transport) is TolerantTransport
         channel = connection.default_channel
         with channel.conn_or_acquire() as first, channel.conn_or_acquire() as again:
             assert first is again
