@@ -29,6 +29,8 @@ WHEN: dict[str, str] = {
     "rate_limited": "more requests than `RATE_LIMIT` allows; `Retry-After` says when to come again",
     "inference_failed": "the network gave no usable answer",
     "out_of_device_memory": "the device has no room",
+    "device_queue_full": "a cell: `MAX_DEVICE_QUEUE` pictures wait for the device already",
+    "device_failed": "a cell: the device answers no more; the worker ends and its supervisor starts another",
     "output_not_written": "the volume does not take the file (disk full, ...)",
     "internal_error": "our fault; the log has it under the request's id",
     "models_not_ready": "`/ready`: no worker has all models ready",

@@ -8,6 +8,8 @@ from api.openapi_parts import header_refs, json_reply, operation, parameter, pat
 from api.schemas import JobEnvelope, JobList, ProcessReply
 from shared.errors import (
     AppError,
+    DeviceFailed,
+    DeviceQueueFull,
     InferenceFailed,
     InternalError,
     InvalidRequest,
@@ -46,6 +48,8 @@ ENDINGS: tuple[type[AppError], ...] = (
     InternalError,
     JobCanceled,
     JobExpired,
+    DeviceQueueFull,
+    DeviceFailed,
 )
 
 

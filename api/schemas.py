@@ -211,6 +211,15 @@ class ModelHealth(BaseModel):
     error: str | None = Field(None, description="Why it is not ready")
 
 
+class WorkerMemory(BaseModel):
+    """Bytes that a worker holds now and at most since its start; null where it has no device of its own."""
+
+    resident_bytes: int | None = Field(None, description="Of the host's memory, now")
+    resident_peak_bytes: int | None = Field(None, description="Of the host's memory, at most")
+    device_bytes: int | None = Field(None, description="Of the device's memory, now")
+    device_peak_bytes: int | None = Field(None, description="Of the device's memory, at most")
+
+
 class WorkerHealth(BaseModel):
     """One live worker."""
 
@@ -219,6 +228,8 @@ class WorkerHealth(BaseModel):
     device: str | None = Field(None, description="Where it computes")
     started_at: str | None = Field(None, description="When it started, UTC")
     seen_at: str | None = Field(None, description="Its last report, UTC")
+    memory: WorkerMemory | None = Field(None, description="What it holds; null until its models are loaded")
+    device_waiting: int | None = Field(None, description="Pictures that wait for its device")
 
 
 class RedisHealth(BaseModel):

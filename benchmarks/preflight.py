@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.pixels import design, median_ms
+from benchmarks.pixels import design
+from benchmarks.report import median_ms
 from worker.images import cut_out, mask_at_size
 from worker.images.opinion import second_opinion
 from worker.images.preflight import preflight

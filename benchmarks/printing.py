@@ -15,7 +15,7 @@ from typing import get_args
 import cv2
 import numpy as np
 
-from benchmarks.pixels import median_ms
+from benchmarks.report import median_ms
 from worker.images.picture import Pixels
 from worker.images.print_spec import AlphaMode, PrintSpec
 from worker.images.printing import render_print

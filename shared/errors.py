@@ -35,6 +35,8 @@
         QueueFull                        queue_full
         TooManyEventStreams              too_many_event_streams
         JobExpired                  504  job_expired
+        DeviceQueueFull                  device_queue_full
+        DeviceFailed                     device_failed
       ProcessingFailed              500  the job was fine, we were not
         InferenceFailed                  inference_failed
         OutOfDeviceMemory                out_of_device_memory
@@ -222,6 +224,14 @@ class TooManyEventStreams(Unavailable):
 class JobExpired(Unavailable):
     status = 504
     code, title = "job_expired", "Job expired"
+
+
+class DeviceQueueFull(Unavailable):
+    code, title = "device_queue_full", "Device queue full"
+
+
+class DeviceFailed(Unavailable):
+    code, title = "device_failed", "Device failed"
 
 
 class ProcessingFailed(AppError):

@@ -30,6 +30,16 @@ class ApiMetrics:
             "cutout_model_ready", "1 when a live worker has the model ready", ["model"], registry=self.registry
         )
 
+        self.worker_memory = Gauge(
+            "cutout_worker_memory_bytes",
+            "Memory of a worker: resident, resident_peak, device, device_peak",
+            ["worker", "kind"],
+            registry=self.registry,
+        )
+        self.device_waiting = Gauge(
+            "cutout_device_waiting", "Pictures that wait for a worker's device", ["worker"], registry=self.registry
+        )
+
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         "auto: graphs on CUDA; off: neither",
     )
     cpu_threads: int = Field(0, ge=0, le=256, description="Threads of one forward pass on the CPU; 0: all cores")
+    max_batch: int = Field(0, ge=0, le=64, description="Pictures of one forward pass; 0: 1 on the CPU, 4 on CUDA")
+    max_batch_wait_ms: float = Field(
+        5, ge=0, le=1000, description="How long a busy device's next batch waits for more pictures (ms)"
+    )
+    max_device_queue: int = Field(64, ge=1, le=4096, description="Pictures that may wait for the device at once")
 
     # --- worker -----------------------------------------------------------------------------------------------
     worker_name: str = Field(

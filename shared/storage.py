@@ -13,8 +13,8 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -139,7 +139,7 @@ class FolderStorage:
     # --- a job's work folder ----------------------------------------------------------------------------------
     def work_dir(self, job_id: str) -> Path:
         """The job's own folder for uploads and prepared sides; made when missing."""
-        path = self._work_path(job_id)
+        path = self.work_path(job_id)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -154,10 +154,31 @@ class FolderStorage:
         Raises:
             OutputNotWritten: the file could not be written. Whatever `data` raises passes through.
         """
+        _write(self._work_file(job_id, name), data)
+        return f"{_WORK}/{job_id}/{name}"
+
+    def write_scratch(self, job_id: str, name: str, data: bytes) -> None:
+        """Write a file of the job's work folder that the job can do without: neither flushed to disk nor renamed.
+
+        For small notes from one step to the next, whose reader comes later and knows a torn file when it sees one.
+
+        Raises:
+            OutputNotWritten: the file could not be written.
+        """
+        path = self._work_file(job_id, name)
+        try:
+            try:
+                path.write_bytes(data)
+            except FileNotFoundError:
+                self.work_dir(job_id)
+                path.write_bytes(data)
+        except OSError as exc:
+            raise _not_written(path, exc) from exc
+
+    def _work_file(self, job_id: str, name: str) -> Path:
         if not _WORK_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a name for a work file")
-        _write(self.work_dir(job_id) / name, data)
-        return f"{_WORK}/{job_id}/{name}"
+        return self.work_path(job_id) / name
 
     def source_path(self, relative: str) -> Path:
         """The absolute path of a `Source` of kind "file".
@@ -174,7 +195,7 @@ class FolderStorage:
     def work_files(self, job_id: str) -> list[str]:
         """Names of the files in the job's work folder, without unfinished ones."""
         try:
-            return sorted(path.name for path in self._work_path(job_id).iterdir() if not path.name.startswith("."))
+            return sorted(path.name for path in self.work_path(job_id).iterdir() if not path.name.startswith("."))
         except FileNotFoundError:
             return []
 
@@ -188,7 +209,7 @@ class FolderStorage:
         """
         if not _WORK_NAME.fullmatch(name) or not _WORK_NAME.fullmatch(new_name):
             raise ValueError(f"{name!r} or {new_name!r} is not a name for a work file")
-        _link(self._work_path(job_id) / name, self.work_dir(new_job_id) / new_name)
+        _link(self.work_path(job_id) / name, self.work_dir(new_job_id) / new_name)
         return f"{_WORK}/{new_job_id}/{new_name}"
 
     def work_folders(self) -> list[tuple[str, float]]:
@@ -203,40 +224,50 @@ class FolderStorage:
 
     def remove_sources(self, job_id: str) -> None:
         """Remove uploads and prepared sides from the job's work folder; the small copies for review stay."""
-        self._remove_files(self._work_path(job_id), lambda entry: not entry.name.endswith(".npy"))
+        self._remove_files(self.work_path(job_id), lambda entry: not entry.name.endswith(".npy"))
 
     def remove_work(self, job_id: str) -> None:
         """Remove the job's work folder, if it is there."""
-        shutil.rmtree(self._work_path(job_id), ignore_errors=True)
+        shutil.rmtree(self.work_path(job_id), ignore_errors=True)
 
-    def _work_path(self, job_id: str) -> Path:
+    def work_path(self, job_id: str) -> Path:
+        """Where the job's own folder is, or will be."""
         if not JOB_ID.fullmatch(job_id):
             raise ValueError(f"{job_id!r} is not a job id")
         return self._dir / _WORK / job_id
 
 
 def _write(path: Path, data: bytes | Iterable[bytes]) -> int:
-    temporary = ""
+    # A name of its own for each writer: two runs of one task must not write into each other's file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    is_left = True
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own for each writer: two runs of one task must not write into each other's file.
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        size = 0
-        with os.fdopen(handle, "wb") as file:
+        with _create(temporary) as file:
+            size = 0
             for chunk in (data,) if isinstance(data, bytes | bytearray | memoryview) else data:
                 size += file.write(chunk)
             file.flush()
+            # API and worker may be different users, whatever the umask.
+            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
-        # mkstemp makes it private, but API and worker may be different users.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        temporary = ""
+        temporary.replace(path)
+        is_left = False
         return size
     except OSError as exc:
         raise _not_written(path, exc) from exc
     finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        if is_left:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file, in a folder that is made when it is missing; asking first would cost every write."""
+    try:
+        return path.open("xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
 
 
 def _link(path: Path, new_path: Path) -> None:

@@ -6,6 +6,7 @@ input, so a test can tell that every cell got its own picture. TINY_GATE names a
     TINY_GATE/hold-<model>     forward passes of that model wait until the file is gone
     TINY_GATE/entered-<model>  written when a pass of that model has begun
     TINY_GATE/break-<model>    forward passes of that model raise
+    TINY_GATE/kill-<model>     forward passes of that model find the device lost
     TINY_GATE/passes-<model>   one byte for each pass of that model that was begun
 
 TINY_WEIGHTS is the content that its weights claim to have.
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.errors import InferenceFailed
+from shared.errors import DeviceFailed, InferenceFailed
 from shared.settings import Settings, load_settings
 from worker.app import Heartbeat, run_worker
 from worker.cells import LoadedEngine
@@ -48,6 +49,8 @@ class TinyEngine:
                 time.sleep(0.01)
             if (self._gate / f"break-{self.name}").exists():
                 raise InferenceFailed(f"{self.name} was told to fail")
+            if (self._gate / f"kill-{self.name}").exists():
+                raise DeviceFailed("the device was told to fail")
         return paint(self.name, batch)
 
 

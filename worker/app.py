@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import structlog
 from celery import Celery, signals
+from celery.worker import state as celery_state
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -26,7 +27,9 @@ from shared.storage import FolderStorage
 from shared.store import Store
 from worker.cells import LoadedEngine
 from worker.consumer import TolerantConsumer, TolerantTransport
+from worker.device import DeviceQueue, batch_limits
 from worker.engine import Engine, configure_torch, pick_device
+from worker.memory import memory_report
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
 from worker.sweeper import Sweeper
@@ -39,6 +42,8 @@ log = structlog.get_logger(__name__)
 _HEARTBEAT_S = 4.0
 #: How long a starting worker waits for Redis (s).
 _REDIS_PATIENCE_S = 30.0
+#: How long a worker whose device has failed may record that for its cells (s), before it ends.
+_FAILED_GRACE_S = 10.0
 
 
 class Heartbeat:
@@ -50,6 +55,7 @@ class Heartbeat:
         self._info: dict[str, Any] = {"status": "loading", "device": None, "models": {}, "started_at": utc_now()}
         for name in settings.models:
             self._info["models"][name] = {"status": "loading"}
+        self._measure: Callable[[], dict[str, Any]] = dict
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -62,12 +68,16 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join(timeout=10)
+        if self._info["status"] == "failed":
+            return  # let /health say so until the report expires or another worker takes the name
         with contextlib.suppress(StoreUnavailable):  # the report expires by itself
             self._store.forget_worker(self._name)
 
     def update(self, **info: Any) -> None:
         """Change the report and send it at once."""
         with self._lock:
+            if self._info["status"] == "failed":
+                return
             self._info |= info
         self._publish()
 
@@ -77,9 +87,21 @@ class Heartbeat:
             self._info["models"] = {**self._info["models"], name: state}
         self._publish()
 
+    def watch(self, measure: Callable[[], dict[str, Any]]) -> None:
+        """Add what `measure` returns to every report from now on."""
+        self._measure = measure
+
+    def fail(self, reason: str) -> None:
+        """Report the worker and all of its models as failed, for good."""
+        with self._lock:
+            models = {
+                name: {**state, "status": "failed", "error": reason} for name, state in self._info["models"].items()
+            }
+        self.update(status="failed", models=models)
+
     def _publish(self) -> None:
         with self._lock:
-            info = dict(self._info)
+            info = {**self._info, **self._measure()}
         try:
             self._store.publish_worker(self._name, info)
         except StoreUnavailable as exc:
@@ -147,8 +169,9 @@ def make_worker_app(settings: Settings) -> Celery:
     }
     app.conf.broker_transport = TolerantTransport
     app.conf.worker_consumer = TolerantConsumer
-    app.conf.worker_send_task_events = True  # Flower
-    app.conf.task_send_sent_event = True
+    # No task events unless somebody listens: Flower asks for them every few seconds while it runs (its enable_events),
+    # and three messages per task are a seventh of the worker's CPU time (docs/performance.md).
+    app.conf.worker_send_task_events = False
     app.conf.worker_hijack_root_logger = False
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
     return app
@@ -219,6 +242,7 @@ def run_worker(
     configure_logging(settings)
     # Connected or not, Celery installs its own logging unless this signal has a receiver.
     signals.setup_logging.connect(_keep_logging, weak=False)
+    log.info("worker_starting", name=settings.worker_name)  # what came before is Python and its imports
     store = Store.from_settings(settings)
     storage = FolderStorage(settings.outputs_dir, settings.base_url)
     check_outputs_folder(storage)
@@ -226,8 +250,13 @@ def run_worker(
     with Heartbeat(store, settings) as heartbeat, Sweeper(settings, store, storage):
         engines = load(settings, heartbeat)
         log.info("All models initialized successfully", models=sorted(engines))
+        device = next(iter(engines.values())).device
+        queue = DeviceQueue(
+            engines, batch_limits(settings, device.type), on_death=lambda why: _stop_failed(heartbeat, why)
+        )
+        heartbeat.watch(lambda: {"memory": memory_report(device), "device_waiting": queue.waiting})
         app = make_worker_app(settings)
-        register_tasks(app, Pipeline(settings, store, storage, engines), store)
+        register_tasks(app, Pipeline(settings, store, storage, engines, queue), store)
         register_webhook_task(app, WebhookSender(settings, store))
         try:
             returned = give_back_unacknowledged(app)
@@ -255,13 +284,24 @@ def run_worker(
             queues=[messages.WEBHOOK_QUEUE, messages.CELL_QUEUE, messages.QUEUE],  # in this order: see there
             loglevel=settings.log_level,
             quiet=True,  # no banner between the JSON lines
-            task_events=True,
             without_gossip=True,
             without_mingle=True,
         )
-        with WebhookClock(app, store.deliveries):
+        with queue, WebhookClock(app, store.deliveries):  # the queue is drained after Celery has waited for its tasks
             worker.start()
         return int(worker.exitcode or 0)
+
+
+def _stop_failed(heartbeat: Heartbeat, reason: str) -> None:
+    """End a worker whose device has failed: nothing new is taken, and what waited records its error.
+
+    Its supervisor starts another process; only a new one can use a CUDA device again.
+    """
+    heartbeat.fail(reason)
+    celery_state.should_stop = 1
+    limit = threading.Timer(_FAILED_GRACE_S, _give_up, (_FAILED_GRACE_S,))
+    limit.daemon = True
+    limit.start()
 
 
 def _give_up(grace_s: float) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from shared.jobs import CellRecord, CellStatus, Job, cell_name
 from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
-from worker.budget import PixelBudget
 from worker.device import DeviceQueue, MaskEngine
 from worker.images import Picture, cut_out, encode_png, network_input
 from worker.images.detail import full_mask
@@ -45,7 +44,6 @@ class LoadedEngine(MaskEngine, Protocol):
     """What a cell needs to know of an engine."""
 
     input_size: int
-    device: torch.device
     dtype: torch.dtype
     weights_id: str
 
@@ -64,19 +62,17 @@ class CellMaker:
         prepared: PreparedSides,
         engines: Mapping[str, LoadedEngine],
         device: DeviceQueue,
-        budget: PixelBudget,
     ) -> None:
         self._storage = storage
         self._prepared = prepared
         self._engines = engines
         self._device = device
-        self._budget = budget
 
     def make(self, job: Job, side: str, model: str, raise_if_ended: Callable[[], None]) -> CellRecord:
         """Compute one cell and write its files.
 
         Args:
-            raise_if_ended: called each time the device is free for the cell; what it raises ends the cell.
+            raise_if_ended: called each time a cell that had to wait gets the device; what it raises ends the cell.
         Raises:
             OutputTooLarge: the options ask for a file that cannot be made of this picture.
             AppError: of inference, or of writing.
@@ -84,10 +80,12 @@ class CellMaker:
         started = time.perf_counter()
         times: dict[str, float] = {}
         options = options_of(job)
-        with _timed(times, "decode"):
-            picture = self._prepared.load(job.job_id, side)
-        check_output(picture, options)
-        with self._budget.hold(picture.width * picture.height + print_pixels(picture, options.print)):
+        # Waiting cells hold neither pixels nor room for them.
+        size = self._prepared.size(job.job_id, side)
+        check_output(size, options)
+        pixels = size.width * size.height + print_pixels(size, options.print)
+        with self._prepared.open(job.job_id, side, pixels) as picture:
+            times["decode_s"] = round(time.perf_counter() - started, 4)  # and the wait for room in the budget
             record = self._make(job, side, model, picture, options, times, raise_if_ended)
         record.seconds = round(time.perf_counter() - started, 3)
         log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=record.bytes, **times)
@@ -103,8 +101,21 @@ class CellMaker:
         times: dict[str, float],
         raise_if_ended: Callable[[], None],
     ) -> CellRecord:
+        def network_pass(part: Picture) -> Tensor:
+            with _timed(times, "input"):
+                x = self._input(job.job_id, side, model, picture, part)
+            with _timed(times, "infer"):
+                return self._device.mask(model, x, raise_if_ended)
+
         with torch.inference_mode():
-            mask = self._mask(picture, self._engines[model], options, times, raise_if_ended)
+            if options.own_alpha == "trust" and is_cut_out(picture.alpha):
+                raise_if_ended()  # the device is not needed, but an ended job needs no files either
+                mask = torch.ones(picture.height, picture.width, device=self._engines[model].device)
+            else:
+                mask = full_mask(picture, network_pass, detail=options.detail == "high")
+                if options.holes == "auto":
+                    with _timed(times, "holes"):
+                        mask = torch.from_numpy(punch_holes(picture, mask.cpu().numpy()).mask).to(mask.device)
             with _timed(times, "compose"):
                 cutout = cut_out(picture, mask, clean=options.edges == "clean")
         del mask
@@ -137,30 +148,17 @@ class CellMaker:
         """Name of a cell's main file."""
         return self._storage.output_name(job.id, job.job_id, side, model, options.format)
 
-    def _mask(
-        self,
-        picture: Picture,
-        engine: LoadedEngine,
-        options: JobOptions,
-        times: dict[str, float],
-        raise_if_ended: Callable[[], None],
-    ) -> Tensor:
-        """(H, W) float mask of a picture, on the engine's device."""
-        if options.own_alpha == "trust" and is_cut_out(picture.alpha):
-            raise_if_ended()  # the device is not needed, but an ended job needs no files either
-            return torch.ones(picture.height, picture.width, device=engine.device)
-
-        def one_pass(part: Picture) -> Tensor:
-            with _timed(times, "input"):
-                x = network_input(part, engine.input_size, engine.device, engine.dtype)
-            with _timed(times, "infer"):
-                return self._device.mask(engine, x, raise_if_ended)
-
-        full = full_mask(picture, one_pass, detail=options.detail == "high")
-        if options.holes == "auto":
-            with _timed(times, "holes"):
-                full = torch.from_numpy(punch_holes(picture, full.cpu().numpy()).mask).to(full.device)
-        return full
+    def _input(self, job_id: str, side: str, model: str, picture: Picture, part: Picture) -> Tensor:
+        """The network's input; that of the whole picture is made once for all models that take the same."""
+        engine = self._engines[model]
+        if part is not picture:
+            return network_input(part, engine.input_size, engine.device, engine.dtype)
+        return self._prepared.derived(
+            job_id,
+            side,
+            f"{engine.input_size}-{engine.dtype}",
+            lambda: network_input(picture, engine.input_size, engine.device, engine.dtype),
+        )
 
     def _write(self, job: Job, side: str, model: str, suffix: str, ext: str, data: Any) -> str:
         name = self._storage.output_name(job.id, job.job_id, side, f"{model}_{suffix}", ext)

@@ -12,6 +12,8 @@ import structlog
 from celery.worker.consumer import Consumer
 from kombu.transport import redis
 
+from worker.broker import SharedClientChannel
+
 log = structlog.get_logger(__name__)
 
 #: What reading a message of a wrong form raises. Not OSError and not kombu's own: those mean that Redis is away.
@@ -34,7 +36,7 @@ class TolerantConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
         return on_task_received
 
 
-class _TolerantChannel(redis.Channel):
+class _TolerantChannel(SharedClientChannel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]

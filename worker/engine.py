@@ -9,7 +9,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import FatalError, InferenceFailed, OutOfDeviceMemory
+from shared.errors import DeviceFailed, FatalError, InferenceFailed, OutOfDeviceMemory
 from shared.settings import Settings
 from worker.nets import load_checkpoint
 from worker.nets.fast import prepare_for_inference
@@ -115,6 +115,9 @@ class Engine:
                 logits = self._repair(batch, logits)
             mask: Tensor = logits.sigmoid()
             return mask
+        except torch.AcceleratorError as exc:
+            # CUDA keeps such an error for the process's life: every later pass would fail as well.
+            raise DeviceFailed(f"{self.name}: {self.device} has failed: {exc}") from exc
         except torch.OutOfMemoryError as exc:
             torch.cuda.empty_cache()
             raise OutOfDeviceMemory(f"{self.name} has no room on {self.device} for a batch of {len(batch)}") from exc

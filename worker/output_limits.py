@@ -1,13 +1,23 @@
 """How large the files of a cell become, known from the picture's size and the options before anything is computed."""
 
+from typing import Protocol
+
 from shared.errors import OutputTooLarge
 from shared.options import JobOptions, PrintOptions, parse_canvas
-from worker.images import Picture
 from worker.images.print_spec import MAX_CANVAS_PIXELS
 from worker.images.proofs import WEBP_SIDE
 
 
-def print_pixels(picture: Picture, options: PrintOptions | None) -> int:
+class HasSize(Protocol):
+    """A picture, or only its size: width and height in pixels."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+
+
+def print_pixels(picture: HasSize, options: PrintOptions | None) -> int:
     """Most pixels that the print canvas of a picture can have; 0 when none is asked for."""
     if options is None:
         return 0
@@ -18,7 +28,7 @@ def print_pixels(picture: Picture, options: PrintOptions | None) -> int:
     return width * height
 
 
-def check_output(picture: Picture, options: JobOptions) -> None:
+def check_output(picture: HasSize, options: JobOptions) -> None:
     """Refuse what the API could not, because only the picture's size decides it; before anything is computed.
 
     Raises:

@@ -4,55 +4,71 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.storage import FolderStorage
-from worker.images import Picture, decode
+from worker.budget import PixelBudget
+from worker.images import Picture, PictureSize, decode, read_size
 
 _NAME = "{side}.prepared"
 
 
-class PictureCache:
-    """The most recently used pictures, at most `limit_bytes` of pixels; safe for threads.
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
 
-    A picture that several threads ask for at once is decoded once: the others wait for the first.
+
+T = TypeVar("T", bound=_Sized)
+
+
+class PictureCache:
+    """The most recently used pictures and what is made of them, at most `limit_bytes`; safe for threads.
+
+    What several threads ask for at once is made once: the others wait for the first.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._bytes = 0
-        self._kept: OrderedDict[str, Picture] = OrderedDict()
+        self._kept: OrderedDict[str, _Sized] = OrderedDict()
         self._busy: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: str, load: Callable[[], Picture]) -> Picture:
-        """The picture under `key`, from memory or by `load`, whose errors pass through."""
+    def get(self, key: str, load: Callable[[], T]) -> T:
+        """What is kept under `key`, from memory or by `load`, whose errors pass through. One key, one type."""
         with self._lock:
             busy = self._busy.setdefault(key, threading.Lock())
         with busy:
             with self._lock:
                 if key in self._kept:
                     self._kept.move_to_end(key)
-                    return self._kept[key]
-            picture = load()
-            self.put(key, picture)
-            return picture
+                    return cast(T, self._kept[key])
+            value = load()
+            self.put(key, value)
+            return value
 
-    def put(self, key: str, picture: Picture) -> None:
-        """Keep a picture, letting go of the least recently used ones."""
+    def find(self, key: str) -> _Sized | None:
+        """What is kept under `key`, if anything."""
+        with self._lock:
+            return self._kept.get(key)
+
+    def put(self, key: str, value: _Sized) -> None:
+        """Keep a value, letting go of the least recently used ones."""
         with self._lock:
             self._drop(key)
-            self._kept[key] = picture
-            self._bytes += picture.nbytes
+            self._kept[key] = value
+            self._bytes += value.nbytes
             while self._bytes > self._limit_bytes and self._kept:
                 self._drop(next(iter(self._kept)))
 
     def forget(self, prefix: str) -> None:
-        """Let go of every picture whose key begins with `prefix`."""
+        """Let go of everything whose key begins with `prefix`."""
         with self._lock:
             for key in [key for key in self._kept if key.startswith(prefix)]:
                 self._drop(key)
@@ -60,16 +76,17 @@ class PictureCache:
                 del self._busy[key]
 
     def _drop(self, key: str) -> None:
-        picture = self._kept.pop(key, None)
-        if picture is not None:
-            self._bytes -= picture.nbytes
+        value = self._kept.pop(key, None)
+        if value is not None:
+            self._bytes -= value.nbytes
 
 
 class PreparedSides:
-    """Writes and reads prepared sides of jobs."""
+    """Writes and reads prepared sides of jobs; all decoding is within the budget of pixels in flight."""
 
-    def __init__(self, storage: FolderStorage, *, pixel_limit: int, cache_bytes: int) -> None:
+    def __init__(self, storage: FolderStorage, budget: PixelBudget, *, pixel_limit: int, cache_bytes: int) -> None:
         self._storage = storage
+        self._budget = budget
         self._pixel_limit = pixel_limit
         self._cache = PictureCache(cache_bytes)
 
@@ -84,22 +101,42 @@ class PreparedSides:
             SourceNotAnImage, SourceTooLarge: from decoding.
             OutputNotWritten: the volume does not take it.
         """
-        picture = decode(data, pixel_limit=self._pixel_limit)
-        self._storage.write_work(job_id, _NAME.format(side=side), data)
-        self._cache.put(f"{job_id}/{side}", picture)
+        size = read_size(data, pixel_limit=self._pixel_limit)
+        with self._budget.hold(size.width * size.height):
+            picture = decode(data, pixel_limit=self._pixel_limit)
+            self._storage.write_work(job_id, _NAME.format(side=side), data)
+            self._cache.put(f"{job_id}/{side}", picture)
         return picture
 
-    def load(self, job_id: str, side: str) -> Picture:
-        """The pixels of a prepared side; decoded once however many cells ask.
+    def size(self, job_id: str, side: str) -> PictureSize:
+        """Size of a prepared side, without its pixels.
 
+        Raises:
+            OSError: the file is gone.
+        """
+        kept = self._cache.find(f"{job_id}/{side}")
+        if isinstance(kept, Picture):
+            return PictureSize(kept.width, kept.height)
+        return read_size(self._path(job_id, side).read_bytes(), pixel_limit=self._pixel_limit)
+
+    @contextmanager
+    def open(self, job_id: str, side: str, pixels: int) -> Iterator[Picture]:
+        """The pixels of a prepared side for as long as the block lasts; decoded once however many cells ask.
+
+        Args:
+            pixels: how many are worked on inside the block. It begins when the budget has room for them, and only then
+                is the picture in memory.
         Raises:
             SourceNotAnImage, SourceTooLarge: from decoding.
             OSError: the file is gone.
         """
-        return self._cache.get(
-            f"{job_id}/{side}",
-            lambda: decode(self._path(job_id, side).read_bytes(), pixel_limit=self._pixel_limit),
-        )
+        path = self._path(job_id, side)
+        with self._budget.hold(pixels):
+            yield self._cache.get(f"{job_id}/{side}", lambda: decode(path.read_bytes(), pixel_limit=self._pixel_limit))
+
+    def derived(self, job_id: str, side: str, what: str, make: Callable[[], T]) -> T:
+        """What cells of one side share, made once and kept as long as the side's pixels are."""
+        return self._cache.get(f"{job_id}/{side}/{what}", make)
 
     def save_array(self, job_id: str, name: str, array: npt.NDArray[np.uint8]) -> None:
         """Keep a small picture for the end of the job, under a name of the job's own.
@@ -109,13 +146,13 @@ class PreparedSides:
         """
         file = io.BytesIO()
         np.save(file, array)
-        self._storage.write_work(job_id, f"{name}.npy", file.getvalue())
+        self._storage.write_scratch(job_id, f"{name}.npy", file.getvalue())
 
     def load_array(self, job_id: str, name: str) -> npt.NDArray[np.uint8] | None:
         """A small picture that was kept, or None."""
         try:
-            array: npt.NDArray[np.uint8] = np.load(self._storage.work_dir(job_id) / f"{name}.npy", allow_pickle=False)
-        except (FileNotFoundError, ValueError):
+            array: npt.NDArray[np.uint8] = np.load(self._storage.work_path(job_id) / f"{name}.npy", allow_pickle=False)
+        except (FileNotFoundError, ValueError, EOFError):
             return None
         return array
 
@@ -133,4 +170,4 @@ class PreparedSides:
         self._cache.forget(f"{job_id}/")
 
     def _path(self, job_id: str, side: str) -> Path:
-        return self._storage.work_dir(job_id) / _NAME.format(side=side)
+        return self._storage.work_path(job_id) / _NAME.format(side=side)

@@ -28,20 +28,32 @@ from worker.sources import load_source
 log = structlog.get_logger(__name__)
 
 
+def _prepare_mark(side: str) -> str:
+    """Name of the mark that holds the seconds of a side's preparation."""
+    return f"prepare_seconds:{side}"
+
+
 class Pipeline:
     """All steps of all jobs of one worker."""
 
     def __init__(
-        self, settings: Settings, store: Store, storage: FolderStorage, engines: Mapping[str, LoadedEngine]
+        self,
+        settings: Settings,
+        store: Store,
+        storage: FolderStorage,
+        engines: Mapping[str, LoadedEngine],
+        device: DeviceQueue,
     ) -> None:
         self._settings = settings
         self._store = store
         self._storage = storage
         self._prepared = PreparedSides(
-            storage, pixel_limit=settings.pixel_limit, cache_bytes=settings.picture_cache_mb * 1_000_000
+            storage,
+            PixelBudget(int(settings.pixels_in_flight_mp * 1_000_000)),
+            pixel_limit=settings.pixel_limit,
+            cache_bytes=settings.picture_cache_mb * 1_000_000,
         )
-        budget = PixelBudget(int(settings.pixels_in_flight_mp * 1_000_000))
-        self._cells = CellMaker(storage, self._prepared, engines, DeviceQueue(), budget)
+        self._cells = CellMaker(storage, self._prepared, engines, device)
         self._cache = ResultCache(settings, store, storage, self._prepared, engines)
         self._reviewer = Reviewer(storage, self._prepared)
 
@@ -75,9 +87,9 @@ class Pipeline:
         sides = list(dict.fromkeys(side for side, _ in open_cells))
         with ThreadPoolExecutor(len(sides) or 1, thread_name_prefix="prepare") as threads:
             outcomes = list(threads.map(lambda side: self._prepare_side(job, side), sides))
-        good = []
+        good, marks = [], {}
         for side, (error, seconds) in zip(sides, outcomes, strict=True):
-            self._store.set_mark(job_id, f"prepare_seconds:{side}", f"{seconds:.3f}")
+            marks[_prepare_mark(side)] = f"{seconds:.3f}"
             for model in [model for other, model in open_cells if other == side]:
                 if error is None:
                     good.append((side, model))
@@ -87,7 +99,7 @@ class Pipeline:
                         cell_name(side, model),
                         CellRecord(status=CellStatus.FAILED, error=error.to_record()),
                     )
-        self._store.transition(job_id, JobStatus.PROCESSING)
+        self._store.transition(job_id, JobStatus.PROCESSING, marks)
         if self._store.expire_if_overdue(self._store.get(job_id)).is_final:  # canceled or overdue meanwhile
             return []
         return [(side, model) for side, model in good if not self._take_from_cache(job, side, model)]
@@ -255,10 +267,10 @@ class Pipeline:
         timings = {}
         if job.started_at is not None:
             timings["queue_seconds"] = round((job.started_at - job.created_at).total_seconds(), 3)
+        marks = self._store.get_marks(job.job_id, [_prepare_mark(side) for side in job.sides])
         for side in job.sides:
-            seconds = self._store.get_mark(job.job_id, f"prepare_seconds:{side}")
-            if seconds is not None:
-                timings[f"prepare_{side}_seconds"] = float(seconds)
+            if _prepare_mark(side) in marks:
+                timings[f"prepare_{side}_seconds"] = float(marks[_prepare_mark(side)])
         for name, cell in job.cells.items():
             if cell.seconds is not None:
                 timings[f"{name}_seconds"] = cell.seconds

@@ -67,6 +67,7 @@ class Reviewer:
         return self._storage.url(name)
 
     def _original(self, job_id: str, side: str) -> npt.NDArray[np.uint8]:
-        picture = self._prepared.load(job_id, side)
-        alpha = np.full(picture.rgb.shape[:2], 255, np.uint8) if picture.alpha is None else picture.alpha
-        return shrink(np.dstack((picture.rgb, alpha)), PROOF_SIDE)
+        size = self._prepared.size(job_id, side)
+        with self._prepared.open(job_id, side, size.width * size.height) as picture:
+            alpha = np.full(picture.rgb.shape[:2], 255, np.uint8) if picture.alpha is None else picture.alpha
+            return shrink(np.dstack((picture.rgb, alpha)), PROOF_SIDE)

@@ -75,14 +75,14 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
         except JobNotFound:
             return None
 
-    @app.task(name=messages.CELL)
-    def cell(job_id: str, request_id: str, side: str, model: str) -> dict[str, Any]:
+    # The store has the cell's record; the chord only counts, so its result is one word and is not kept anywhere else.
+    @app.task(name=messages.CELL, ignore_result=True)
+    def cell(job_id: str, request_id: str, side: str, model: str) -> str:
         with bind_context(job_id=job_id, request_id=request_id):
-            return patiently(lambda: pipeline.cell(job_id, side, model))
+            return str(patiently(lambda: pipeline.cell(job_id, side, model))["status"])
 
     @app.task(name=messages.ASSEMBLE, ignore_result=True)
-    def assemble(outcomes: list[dict[str, Any]], job_id: str, request_id: str) -> None:
-        # The outcomes only complete the chord; the store has the same records and survives a lost result.
+    def assemble(outcomes: list[str], job_id: str, request_id: str) -> None:
         with bind_context(job_id=job_id, request_id=request_id):
             patiently(lambda: pipeline.assemble(job_id))
 

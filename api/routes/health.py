@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.caller import is_trusted
 from api.errors import RETRY_AFTER_S
-from api.schemas import Alive, HealthReport, ModelHealth, QueueHealth, RedisHealth, WorkerHealth
+from api.schemas import Alive, HealthReport, ModelHealth, QueueHealth, RedisHealth, WorkerHealth, WorkerMemory
 from api.service import Service, get_service
 from shared import __version__
 from shared.errors import ModelsNotReady, StoreUnavailable
@@ -58,6 +58,12 @@ def metrics() -> Response:
     service.metrics.queue_depth.set(report.queue.depth or 0)
     for name, model in report.models.items():
         service.metrics.model_ready.labels(name).set(model.status == "ready")
+    service.metrics.worker_memory.clear()  # a worker that is gone holds nothing
+    service.metrics.device_waiting.clear()
+    for worker in report.workers:
+        service.metrics.device_waiting.labels(worker.name).set(worker.device_waiting or 0)
+        for kind, value in (worker.memory or WorkerMemory()).model_dump(exclude_none=True).items():
+            service.metrics.worker_memory.labels(worker.name, kind.removesuffix("_bytes")).set(value)
     return Response(service.metrics.render(), content_type=CONTENT_TYPE_LATEST)
 
 

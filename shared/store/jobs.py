@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -172,8 +172,8 @@ class Store(JobEvents, JobQueue, WorkerReports):
         if status is None or (owner or "") != caller:
             raise _job_not_found(job_id)
 
-    def transition(self, job_id: str, status: JobStatus, **fields: Any) -> bool:
-        """Change a job's status, with `fields` of the record (`result`, `error`, ...) in the same step.
+    def transition(self, job_id: str, status: JobStatus, marks: Mapping[str, str] | None = None, **fields: Any) -> bool:
+        """Change a job's status, with marks and `fields` of the record (`result`, `error`, ...) in the same step.
 
         Sets started_at on preparing and completed_at on a final status, and appends one event.
 
@@ -183,7 +183,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
             JobNotFound: there is no such job.
         """
         allowed = frozenset(old for old, new in TRANSITIONS.items() if status in new)
-        return self._set_status(job_id, status, allowed, fields)
+        return self._set_status(job_id, status, allowed, fields, marks)
 
     def finish(
         self,
@@ -248,11 +248,17 @@ class Store(JobEvents, JobQueue, WorkerReports):
         return self._run_change(job_id, OPEN, _cell_event(name, cell), {field: value}, cell_field=field)
 
     def _set_status(
-        self, job_id: str, status: JobStatus, allowed: frozenset[JobStatus], fields: dict[str, Any]
+        self,
+        job_id: str,
+        status: JobStatus,
+        allowed: frozenset[JobStatus],
+        fields: dict[str, Any],
+        marks: Mapping[str, str] | None = None,
     ) -> bool:
         now = utc_now()
         event: dict[str, Any] = {"type": "status", "status": status, "at": now}
         values = {"status": str(status), **{name: encode(name, value) for name, value in fields.items()}}
+        values |= {f"mark:{name}": value for name, value in (marks or {}).items()}
         if status == JobStatus.PREPARING:
             values["started_at"] = now.isoformat()
         if status in FINAL:
@@ -299,6 +305,12 @@ class Store(JobEvents, JobQueue, WorkerReports):
         with translated():
             value = self._redis.hget(job_key(job_id), f"mark:{name}")
         return None if value is None else str(value)
+
+    def get_marks(self, job_id: str, names: Sequence[str]) -> dict[str, str]:
+        """The values of those of the marks that are set."""
+        with translated():
+            values = self._redis.hmget(job_key(job_id), [f"mark:{name}" for name in names])
+        return {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
 
     def set_mark(self, job_id: str, name: str, value: str) -> None:
         """Set a mark: a small note that tasks of one job leave for each other.

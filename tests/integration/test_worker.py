@@ -338,6 +338,41 @@ def test_a_worker_whose_grace_is_over_leaves_its_work_to_the_next(service: Servi
     assert service.wait(job_id).status == JobStatus.SUCCEEDED
 
 
+def test_a_worker_whose_device_fails_says_so_gives_every_cell_an_outcome_and_ends(service: Service) -> None:
+    """Given cells that wait behind a pass, when the device is lost in it, then all end, and a new worker goes on."""
+    worker = service.start_worker(MAX_BATCH="2")
+    (service.gate / "hold-rmbg").touch()
+    (service.gate / "kill-rmbg").touch()
+    jobs = [service.submit({"front": picture(50 + seed)}) for seed in range(3)]
+    wait_for("a forward pass", (service.gate / "entered-rmbg").exists, worker)
+    (service.gate / "hold-rmbg").unlink()
+    assert worker.popen.wait(30) == 1
+    assert "device_failed" in worker.log
+    (report,) = service.store.workers()
+    assert report["status"] == "failed"
+    assert "told to fail" in report["models"]["birefnet"]["error"]
+
+    (service.gate / "kill-rmbg").unlink()
+    service.start_worker()
+    outcomes = [cell for job_id in jobs for cell in service.wait(job_id).cells.values()]
+    codes = [cell.error["code"] if cell.error else "none" for cell in outcomes]
+    assert "device_failed" in codes
+    assert set(codes) <= {"none", "device_failed"}
+    assert service.wait(service.submit({"front": picture(60)})).status == JobStatus.SUCCEEDED
+
+
+def test_a_worker_reports_its_memory_and_what_waits_for_its_device(service: Service) -> None:
+    worker = service.start_worker()
+    (service.gate / "hold-rmbg").touch()
+    job_id = service.submit({"front": picture(16), "back": picture(17)}, models=("rmbg",))
+    wait_for("a waiting picture", lambda: service.store.workers()[0]["device_waiting"] == 1, worker)
+    memory = service.store.workers()[0]["memory"]
+    assert 50e6 < memory["resident_bytes"] <= memory["resident_peak_bytes"]
+    assert memory["device_bytes"] is None
+    (service.gate / "hold-rmbg").unlink()
+    service.wait(job_id)
+
+
 def test_missing_model_files_stop_the_worker_with_what_to_run(service: Service, tmp_path: Path) -> None:
     env = {
         "REDIS_URL": service.settings.redis_url.get_secret_value(),

@@ -149,6 +149,22 @@ def test_metrics_count_requests_by_route_and_show_the_queue(client: FlaskClient,
     assert 'cutout_model_ready{model="rmbg"} 1.0' in text
 
 
+def test_health_and_metrics_show_a_worker_s_memory_and_its_device_s_queue(client: FlaskClient, store: Store) -> None:
+    memory = {"resident_bytes": 5, "resident_peak_bytes": 7, "device_bytes": None, "device_peak_bytes": None}
+    store.publish_worker("w1", {**report("ready", rmbg=MODEL, birefnet=MODEL), "memory": memory, "device_waiting": 3})
+    store.publish_worker("w2", report("loading"))  # has measured nothing yet
+    workers = {worker["name"]: worker for worker in client.get("/health").get_json()["workers"]}
+    assert workers["w1"]["memory"] == memory
+    assert workers["w1"]["device_waiting"] == 3
+    assert workers["w2"]["memory"] is None
+    text = client.get("/metrics").text
+    assert 'cutout_worker_memory_bytes{kind="resident_peak",worker="w1"} 7.0' in text
+    assert 'kind="device"' not in text
+    assert 'cutout_device_waiting{worker="w1"} 3.0' in text
+    store.forget_worker("w1")
+    assert 'worker="w1"' not in client.get("/metrics").text
+
+
 # --- errors, request ids, logs ----------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from shared.errors import JobCanceled, OutputTooLarge
 from shared.jobs import CellRecord, Job, Source, cell_name, new_job, new_job_id
 from shared.options import JobOptions
 from shared.storage import FolderStorage
+from worker.batcher import BatchLimits
 from worker.budget import PixelBudget
 from worker.cells import CellMaker
 from worker.device import DeviceQueue
@@ -53,9 +54,11 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.storage = FolderStorage(folder / "outputs", "http://x.test")
-        self.prepared = PreparedSides(self.storage, pixel_limit=64_000_000, cache_bytes=50_000_000)
+        budget = PixelBudget(500_000_000)
+        self.prepared = PreparedSides(self.storage, budget, pixel_limit=64_000_000, cache_bytes=50_000_000)
         self.engines = {kind: PaintedMasks(kind) for kind in ("disc", "nothing", "all")}
-        self._cells = CellMaker(self.storage, self.prepared, self.engines, DeviceQueue(), PixelBudget(500_000_000))
+        self.device = DeviceQueue(self.engines, BatchLimits(max_batch=1, max_wait_s=0, max_waiting=8))
+        self._cells = CellMaker(self.storage, self.prepared, self.engines, self.device)
         self._reviewer = Reviewer(self.storage, self.prepared)
 
     def run(
@@ -88,7 +91,9 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with torch.inference_mode():
-        yield Bench(tmp_path_factory.mktemp("cells"))
+        bench = Bench(tmp_path_factory.mktemp("cells"))
+        with bench.device:
+            yield bench
 
 
 def png(pixels: Array, **info: Any) -> bytes:

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from shared.errors import FatalError, InferenceFailed, JobCanceled
+from shared.errors import FatalError, InferenceFailed
 from shared.settings import load_settings
-from worker.device import DeviceQueue
 from worker.engine import Engine, pick_device
 from worker.nets import CONFIGS, BiRefNet, CheckpointError, save_checkpoint
 from worker.registry import ModelSpec, resolve_models
@@ -110,20 +108,6 @@ class TestAnEngine:
         wrong = ModelSpec("rmbg", "starter", "starter", spec.path, "MIT")
         with pytest.raises(CheckpointError, match="does not fit its network"):
             Engine(wrong, torch.device("cpu"), use_fp16=False)
-
-    def test_the_queue_gives_one_mask_for_one_input(self, engine: Engine) -> None:
-        x = torch.randn(1, 3, 64, 64)
-        assert torch.equal(DeviceQueue().mask(engine, x, lambda: None), engine.masks(x)[0])
-
-    def test_a_cell_whose_job_has_ended_does_not_get_the_device(self, engine: Engine) -> None:
-        def ended() -> None:
-            raise JobCanceled("the job is canceled")
-
-        queue, calls = DeviceQueue(), list[Tensor]()
-        engine.masks = calls.append  # type: ignore[method-assign, assignment]
-        with pytest.raises(JobCanceled):
-            queue.mask(engine, torch.randn(1, 3, 64, 64), ended)
-        assert calls == []
 
     def test_its_weights_are_known_by_their_content(self, engine: Engine, spec: ModelSpec) -> None:
         assert engine.weights_id == hashlib.sha256(spec.path.read_bytes()).hexdigest()

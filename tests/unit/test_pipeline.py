@@ -1,7 +1,7 @@
 """The steps of jobs as plain calls, on a real Redis and a real folder: what is computed, and what is taken over."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from shared.storage import FolderStorage, name_of
 from shared.store import Store
 from tests.redis_server import RedisServer
 from tests.tiny_worker import TinyEngine
+from worker.device import DeviceQueue, batch_limits
 from worker.pipeline import Pipeline
 
 
@@ -48,7 +49,8 @@ class Worker:
         self.store = store
         self.storage = FolderStorage(settings.outputs_dir, settings.base_url)
         self.engines = {name: CountingEngine(name) for name in settings.models}
-        self.pipeline = Pipeline(settings, store, self.storage, self.engines)
+        self.device = DeviceQueue(self.engines, batch_limits(settings, "cpu"))
+        self.pipeline = Pipeline(settings, store, self.storage, self.engines, self.device)
 
     @property
     def passes(self) -> dict[str, int]:
@@ -80,8 +82,10 @@ class Worker:
 
 
 @pytest.fixture
-def worker(settings: Settings, store: Store) -> Worker:
-    return Worker(settings, store)
+def worker(settings: Settings, store: Store) -> Iterator[Worker]:
+    worker = Worker(settings, store)
+    with worker.device:
+        yield worker
 
 
 # --- the result cache -------------------------------------------------------------------------------------------------
@@ -187,9 +191,10 @@ def test_a_failed_cell_is_not_kept(worker: Worker) -> None:
 
 def test_a_cache_that_is_off_keeps_nothing(settings: Settings, store: Store) -> None:
     worker = Worker(settings.model_copy(update={"result_cache_ttl_s": 0}), store)
-    job = worker.do(("rmbg",), front=1)
-    assert worker.storage.work_files(job.job_id) == []
-    assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+    with worker.device:
+        job = worker.do(("rmbg",), front=1)
+        assert worker.storage.work_files(job.job_id) == []
+        assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
 
 
 # --- jobs that end before their time ----------------------------------------------------------------------------------

@@ -214,3 +214,15 @@ def test_text_logs_are_for_reading(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cell_done" in line
     assert "cell=front_rmbg" in line
     assert not line.startswith("{")
+
+
+def test_scratch_files_make_their_folder_and_say_why_they_cannot_be_written(storage: FolderStorage) -> None:
+    storage.write_scratch(JOB_ID, "front_rmbg-alpha.npy", b"first")
+    storage.write_scratch(JOB_ID, "front_rmbg-alpha.npy", b"second")
+    assert (storage.work_path(JOB_ID) / "front_rmbg-alpha.npy").read_bytes() == b"second"
+    with pytest.raises(ValueError, match="not a name"):
+        storage.write_scratch(JOB_ID, "../out", b"")
+    storage.remove_work(JOB_ID)
+    storage.work_path(JOB_ID).write_bytes(b"a file where the folder should be")
+    with pytest.raises(OutputNotWritten):
+        storage.write_scratch(JOB_ID, "front_rmbg-alpha.npy", b"third")

@@ -271,3 +271,12 @@ def test_the_store_goes_on_after_redis_was_restarted(tmp_path: object) -> None:
         assert store.get(job.job_id).status == JobStatus.QUEUED
         assert store.finish(job.job_id, JobStatus.CANCELED), "scripts are loaded again when the server forgot them"
         store.close()
+
+
+def test_marks_come_with_a_change_of_status_and_only_if_it_happens(store: Store) -> None:
+    job = make_job()
+    store.create(job)
+    assert store.transition(job.job_id, JobStatus.PREPARING, {"one": "1"}) is True
+    assert store.transition(job.job_id, JobStatus.PREPARING, {"two": "2"}) is False
+    assert store.get_marks(job.job_id, ["one", "two"]) == {"one": "1"}
+    assert store.get(job.job_id).status == JobStatus.PREPARING

@@ -6,7 +6,10 @@ decompressed.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from shared.errors import AppError, SourceNotAnImage, SourceTooLarge
 from worker.images.bounds import EXIF_BYTES, MeteredFile, check_bounds
+from worker.images.plain import decode_plain
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -66,6 +70,27 @@ class Picture:
         return int(self.rgb.nbytes) + (int(self.alpha.nbytes) if self.alpha is not None else 0)
 
 
+class PictureSize(NamedTuple):
+    """Width and height in pixels, as stored: a picture that EXIF turns has them swapped."""
+
+    width: int
+    height: int
+
+
+def read_size(data: bytes, *, pixel_limit: int) -> PictureSize:
+    """Size of a picture file, from its header.
+
+    Raises:
+        SourceNotAnImage: not one of FORMATS.
+        SourceTooLarge: more pixels than the limit.
+    """
+    with _quietly(), _translated(data):
+        check_bounds(data, pixel_limit=pixel_limit)
+        with Image.open(MeteredFile(data), formats=FORMATS) as image:
+            _check_size(image, pixel_limit)
+            return PictureSize(*image.size)
+
+
 def decode(data: bytes, *, pixel_limit: int) -> Picture:
     """Decode one picture file; of an animation, the first frame.
 
@@ -76,33 +101,47 @@ def decode(data: bytes, *, pixel_limit: int) -> Picture:
         SourceNotAnImage: not one of FORMATS, or damaged.
         SourceTooLarge: more pixels than the limit; found from the header alone.
     """
-    with warnings.catch_warnings():
-        # Pillow warns about odd metadata in files that it reads well; the pixels are what counts.
-        warnings.simplefilter("ignore")
-        check_bounds(data, pixel_limit=pixel_limit)
+    with _quietly():
+        with _translated(data):
+            check_bounds(data, pixel_limit=pixel_limit)
+            file = MeteredFile(data)
+            image = Image.open(file, formats=FORMATS)
+            _check_size(image, pixel_limit)
+            file.begin_pixels()
+            plain = decode_plain(data, image)
+            if plain is None:
+                image.load()
+                _check_colours(image, data)
         try:
-            with _load(data, pixel_limit) as image:
-                dpi = _dpi(image)
+            with image:
+                if plain is not None:  # upright, or it would not be plain
+                    rgb, alpha = plain
+                    return Picture(rgb, _unless_opaque(alpha), _dpi(image, orientation=1))
+                dpi = _dpi(image, _orientation(image))
                 upright = _orient(image)
                 alpha = _alpha(upright)
                 rgb = np.array(_to_srgb(upright, image.info.get("icc_profile")))  # a copy: torch wants writable memory
+                return Picture(rgb, alpha, dpi)
         # What is left to go wrong once all pixels are there: a palette or profile that does not fit them.
         except (OSError, ValueError, TypeError) as exc:
             raise SourceNotAnImage(f"the source is damaged: {exc}") from exc
         except (MemoryError, OverflowError) as exc:
             raise _out_of_memory(exc) from exc
-    return Picture(rgb, alpha, dpi)
 
 
-def _load(data: bytes, pixel_limit: int) -> Image.Image:
-    """The picture with all of its pixels, as the file has them."""
-    file = MeteredFile(data)
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Pillow warns about odd metadata in files that it reads well; the pixels are what counts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _translated(data: bytes) -> Iterator[None]:
+    """What parsers and decoders raise inside becomes ours."""
     try:
-        image = Image.open(file, formats=FORMATS)
-        _check_size(image, pixel_limit)
-        file.begin_pixels()
-        image.load()
-        _check_colours(image, data)
+        yield
     except AppError:
         raise
     except UnidentifiedImageError as exc:
@@ -112,10 +151,9 @@ def _load(data: bytes, pixel_limit: int) -> Image.Image:
     except (MemoryError, OverflowError) as exc:
         raise _out_of_memory(exc) from exc
     # Parsers of broken bytes raise whatever they trip over (struct.error, AssertionError, KeyError, ...); each means
-    # the same to the caller. Nothing of ours runs in here.
+    # the same to the caller. Nothing of ours that may fail otherwise runs in here.
     except Exception as exc:
         raise SourceNotAnImage(f"the source is damaged: {exc}") from exc
-    return image
 
 
 def _check_colours(image: Image.Image, data: bytes) -> None:
@@ -142,13 +180,13 @@ def _check_size(image: Image.Image, pixel_limit: int) -> None:
         )
 
 
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
+def _dpi(image: Image.Image, orientation: int) -> tuple[float, float] | None:
     """Resolution as the upright picture has it: a quarter turn swaps its axes."""
     try:
         x, y = (float(part) for part in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    if _orientation(image) in (5, 6, 7, 8):
+    if orientation in (5, 6, 7, 8):
         x, y = y, x
     return (x, y) if 1 <= x <= 20_000 and 1 <= y <= 20_000 else None
 
@@ -181,7 +219,11 @@ def _alpha(image: Image.Image) -> Pixels | None:
         alpha = np.where(np.asarray(image) == key, np.uint8(0), np.uint8(255))
     else:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
-    return None if alpha.min() == 255 else alpha
+    return _unless_opaque(alpha)
+
+
+def _unless_opaque(alpha: Pixels | None) -> Pixels | None:
+    return None if alpha is None or alpha.min() == 255 else alpha
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -1,7 +1,7 @@
 """Pictures to network inputs, and network outputs to masks at the picture's size."""
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +39,10 @@ def network_input(picture: Picture, size: int, device: torch.device, dtype: torc
 
 def mask_at_size(mask: Tensor, height: int, width: int) -> Tensor:
     """A (h, w) float mask in 0..1 resized to (height, width), antialiased where it shrinks."""
+    if mask.device.type == "cpu" and height >= mask.shape[0] and width >= mask.shape[1]:
+        # The same bilinear samples (half-pixel centres) in a quarter of the time.
+        large = cv2.resize(mask.float().contiguous().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy(large.reshape(height, width)).clamp_(0, 1)
     x = mask.float().view(1, 1, *mask.shape)
     x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
     return x[0, 0].clamp_(0, 1)
@@ -59,7 +63,10 @@ def _on_backdrop(rgb: Pixels, alpha: Pixels) -> Pixels:
         return float((weight * (distance > 40)).sum())
 
     level = max(_BACKDROPS, key=visibility)
-    a = alpha[..., None].astype(np.uint16)
-    blended = (rgb * a + np.uint16(level) * (255 - a) + 127) // 255
-    out: npt.NDArray[np.uint8] = blended.astype(np.uint8)
-    return out
+    # 8 bits from end to end: three planes of 16 or 32 bits would take 24 megapixels to half a gigabyte.
+    shares = cv2.merge((alpha,) * 3)
+    art = cv2.multiply(rgb, shares, scale=1 / 255)
+    ground = (
+        cv2.bitwise_not(shares) if level == 255 else cv2.convertScaleAbs(cv2.bitwise_not(shares), alpha=level / 255)
+    )
+    return np.asarray(cv2.add(art, ground), np.uint8)

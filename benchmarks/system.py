@@ -1,0 +1,185 @@
+"""Jobs per second and latency through API, Redis and Celery: `python -m benchmarks.system [--starter]`.
+
+Starts the local stack with an engine that answers at once (tests/tiny_worker.py) or with the starter weights, and sends
+two-sided jobs, each of other pictures, by clients that wait for the reply. With the instant engine what remains is the
+service itself: its baseline is the same job's own decode, compose and encode, called directly in this process.
+"""
+
+import http.client
+import io
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.report import arguments_of, bars, median_ms, percentile, table, write_json
+from shared.local.redis_server import free_port
+from shared.local.stack import LocalStack
+from worker.images import cut_out, decode, encode_png, mask_at_size
+
+ROOT = Path(__file__).resolve().parents[1]
+_BOUNDARY = "benchmark"
+
+
+class InstantStack(LocalStack):
+    """The local stack with a network that answers at once."""
+
+    def start_worker(self) -> None:
+        self.worker = self._child("worker", [sys.executable, "-m", "tests.tiny_worker"])
+        self._exit.callback(self.worker.stop)
+
+
+def picture(size: int, seed: int) -> bytes:
+    """A PNG of coloured blocks."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
+def form(client_id: str, sides: dict[str, bytes]) -> bytes:
+    """A multipart/form-data body."""
+    parts = [f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="id"\r\n\r\n{client_id}\r\n'.encode()]
+    for side, data in sides.items():
+        head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{side}"; filename="{side}.png"\r\n\r\n'
+        parts += [head.encode(), data, b"\r\n"]
+    return b"".join((*parts, f"--{_BOUNDARY}--\r\n".encode()))
+
+
+class Client(threading.Thread):
+    """Sends one job after the other over one connection, each when the last has been answered."""
+
+    def __init__(self, base_url: str, bodies: list[bytes], timeout_s: float = 120) -> None:
+        super().__init__(daemon=True)
+        address = urlsplit(base_url)
+        self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=timeout_s)
+        self._bodies = bodies
+        self.seconds: list[float] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            for body in self._bodies:
+                started = time.perf_counter()
+                self._send(body)
+                self.seconds.append(time.perf_counter() - started)
+        except BaseException as exc:
+            self.error = exc
+
+    def _send(self, body: bytes) -> None:
+        kind = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+        self._connection.request("POST", "/process", body, kind)
+        reply = self._connection.getresponse()
+        text = reply.read()
+        if reply.status != 200 or b'"succeeded"' not in text:
+            raise RuntimeError(f"POST /process answered {reply.status}: {text[:500]!r}")
+
+
+class Jobs:
+    """Requests of two sides, no picture twice: the result cache shall have nothing to say."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._seed = size, 0
+
+    def sides(self) -> dict[str, bytes]:
+        self._seed += 2
+        return {"front": picture(self._size, self._seed), "back": picture(self._size, self._seed + 1)}
+
+    def bodies(self, count: int) -> list[bytes]:
+        return [form(f"bench-{number}", self.sides()) for number in range(count)]
+
+
+def load(base_url: str, jobs: Jobs, *, clients: int, each: int) -> dict[str, float]:
+    """What `clients` clients see that send `each` jobs each: jobs_per_s, p50_ms, p95_ms."""
+    threads = [Client(base_url, jobs.bodies(each)) for _ in range(clients)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+        if thread.error is not None:
+            raise thread.error
+    elapsed = time.perf_counter() - started
+    seconds = [value for thread in threads for value in thread.seconds]
+    return {
+        "jobs_per_s": len(seconds) / elapsed,
+        "p50_ms": percentile(seconds, 0.5) * 1000,
+        "p95_ms": percentile(seconds, 0.95) * 1000,
+    }
+
+
+def own_work_ms(sides: dict[str, bytes], models: int) -> float:
+    """The job's own decode, compose and encode, one after the other, in this process (ms)."""
+    masks = torch.ones(32, 32)
+
+    def job() -> None:
+        with torch.inference_mode():
+            for data in sides.values():
+                decoded = decode(data, pixel_limit=10**9)
+                for _ in range(models):
+                    cutout = cut_out(decoded, mask_at_size(masks, decoded.height, decoded.width))
+                    b"".join(encode_png(cutout))
+
+    job()
+    return median_ms(job, 20)
+
+
+def main() -> int:
+    parser = arguments_of(__doc__)
+    parser.add_argument("--starter", action="store_true", help="the starter weights in place of the instant engine")
+    parser.add_argument("--size", type=int, help="side of the pictures in pixels (64; 1024 with --starter)")
+    parser.add_argument("--jobs", type=int, help="jobs per row (200; 8 with --starter)")
+    parser.add_argument("--clients", default=None, help="comma-separated (1,4,16; 1,4 with --starter)")
+    arguments = parser.parse_args()
+    size = arguments.size or (1024 if arguments.starter else 64)
+    total = arguments.jobs or (8 if arguments.starter else 200)
+    clients = [int(word) for word in (arguments.clients or ("1,4" if arguments.starter else "1,4,16")).split(",")]
+    jobs = Jobs(size)
+    own_ms = own_work_ms(jobs.sides(), models=2)
+    kind = LocalStack if arguments.starter else InstantStack
+    rows: dict[int, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "MODEL_PROFILE": "starter", "OUTPUTS_DIR": f"{folder}/outputs"}
+        with kind(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
+            stack.start()
+            load(stack.base_url, jobs, clients=2, each=2 if arguments.starter else 20)  # warm
+            for count in clients:
+                rows[count] = load(stack.base_url, jobs, clients=count, each=max(1, total // count))
+    engine = "starter weights" if arguments.starter else "instant engine"
+    table(
+        f"A job of 2 sides x 2 models at {size} px through API, Redis and Celery, {engine}",
+        ("clients", "jobs/s", "p50 ms", "p95 ms", "p50 over its own pixels, ms"),
+        [
+            (
+                str(count),
+                f"{row['jobs_per_s']:.1f}",
+                f"{row['p50_ms']:.1f}",
+                f"{row['p95_ms']:.1f}",
+                f"{row['p50_ms'] - own_ms:.1f}",
+            )
+            for count, row in rows.items()
+        ],
+    )
+    print(f"\nits own decode, compose and encode, called directly: {own_ms:.1f} ms")
+    numbers: dict[str, Any] = {"engine": engine, "size": size, "own_ms": own_ms, "clients": rows}
+    write_json(arguments.json, numbers)
+    bars(
+        arguments.plot,
+        f"A job of 2 sides x 2 models at {size} px, {engine}",
+        "ms",
+        {f"{count} clients, {name}": row[f"{name}_ms"] for count, row in rows.items() for name in ("p50", "p95")}
+        | {"its own pixels": own_ms},
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

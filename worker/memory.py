@@ -1,0 +1,35 @@
+"""How much memory this process holds, on the host and on its device; for the heartbeat's report."""
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+
+
+def memory_report(device: torch.device) -> dict[str, Any]:
+    """Bytes held now and at most since the start.
+
+    Returns:
+        {"resident_bytes", "resident_peak_bytes", "device_bytes", "device_peak_bytes"}; the device's are those that
+        torch has taken from it (its cache included), and None where the device is the host itself.
+    """
+    report: dict[str, Any] = {**_resident(), "device_bytes": None, "device_peak_bytes": None}
+    if device.type == "cuda":
+        report["device_bytes"] = torch.cuda.memory_reserved(device)
+        report["device_peak_bytes"] = torch.cuda.max_memory_reserved(device)
+    return report
+
+
+def _resident() -> dict[str, int | None]:
+    # In KB on Linux, in bytes on a Mac.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    now = None
+    if _STATUS.exists():
+        now = (
+            next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith("VmRSS:")) * 1024
+        )
+    return {"resident_bytes": now, "resident_peak_bytes": peak}
