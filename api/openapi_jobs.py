@@ -8,6 +8,7 @@ from api.openapi_parts import header_refs, json_reply, operation, parameter, pat
 from api.schemas import JobEnvelope, JobList, ProcessReply
 from shared.errors import (
     AppError,
+    ExtractionError,
     InferenceFailed,
     InternalError,
     InvalidRequest,
@@ -46,6 +47,7 @@ ENDINGS: tuple[type[AppError], ...] = (
     InternalError,
     JobCanceled,
     JobExpired,
+    *ExtractionError.__subclasses__(),
 )
 
 

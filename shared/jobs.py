@@ -78,6 +78,53 @@ class CellRecord(BaseModel):
     error: dict[str, Any] | None = Field(None, description="Why a failed cell failed")
 
 
+class TokenUse(BaseModel):
+    """Tokens that Gemini has counted: of what was sent, of what it answered, and all it bills."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: int = 0
+    candidates: int = 0
+    total: int = 0
+
+    def __add__(self, other: "TokenUse") -> "TokenUse":
+        return TokenUse(
+            prompt=self.prompt + other.prompt,
+            candidates=self.candidates + other.candidates,
+            total=self.total + other.total,
+        )
+
+
+class ExtractionReport(BaseModel):
+    """What became of one side's design extraction.
+
+    Attributes:
+        status: extracted; skipped: the original was used, as asked or because that is right; failed: see reason.
+        reason: why: asked, photo | not_asked, not_configured, cutout, flat_artwork | the error's code.
+        detail: one sentence about a failure. warning: one about a result that a person should look at.
+        original_url: the side's picture as it came, when something else went through the models.
+        score: 0..1, how far the answer is the design of the original. redrawn: it is not, by that score.
+        calls: calls to Gemini for this job. tokens: what they used; none when the answer came from the cache.
+        cached: the answer was made for an earlier job with the same picture.
+        seconds: from the decision to the finished picture, waits included.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["extracted", "skipped", "failed"]
+    reason: str
+    detail: str | None = None
+    warning: str | None = None
+    original_url: str | None = None
+    score: float | None = None
+    redrawn: bool | None = None
+    model: str | None = None
+    calls: int = 0
+    tokens: TokenUse | None = None
+    cached: bool = False
+    seconds: float | None = None
+
+
 class Source(BaseModel):
     """Where a side's picture comes from.
 
@@ -102,6 +149,7 @@ class Job(BaseModel):
         caller: name of the API key it came with, "" without keys; scopes the listings, the cache and idempotency keys.
         retry_of: the job that this one repeats in part.
         use_cache: cells may be taken over from earlier jobs.
+        extraction: what became of each side's design extraction, once it is decided.
         result: the body of the 200 reply, set when the job ends with at least one cutout.
         error: {"code", "detail", "retryable"} when the whole job failed.
     """
@@ -123,6 +171,7 @@ class Job(BaseModel):
     models: tuple[str, ...]
     options: dict[str, Any] = Field(default_factory=dict)
     cells: dict[str, CellRecord] = Field(default_factory=dict)
+    extraction: dict[str, ExtractionReport] = Field(default_factory=dict)
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
@@ -134,6 +183,12 @@ class Job(BaseModel):
     def is_overdue(self) -> bool:
         """Whether the job is open past its deadline."""
         return not self.is_final and self.deadline is not None and utc_now() >= self.deadline
+
+    @property
+    def tokens(self) -> TokenUse | None:
+        """What all sides used of Gemini, or None when it was not asked."""
+        used = [report.tokens for report in self.extraction.values() if report.tokens is not None]
+        return sum(used, TokenUse()) if used else None
 
     @property
     def sides(self) -> tuple[str, ...]:
