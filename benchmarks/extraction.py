@@ -35,7 +35,7 @@ from worker.images import decode
 from worker.images.artwork import look_at
 from worker.images.register import REDRAWN_BELOW, register
 
-_SEED = 50_000
+_SEED = 90_000
 _GROUNDS = ("white", "plain", "gradient", "busy")
 _PIXELS = 10**8
 

@@ -73,7 +73,7 @@ class Extractor:
         self.is_available = bool(settings.gemini_api_key.get_secret_value())
         if settings.extract_design == "always" and not self.is_available:
             raise FatalError("EXTRACT_DESIGN=always needs GEMINI_API_KEY; set it, or use auto or never")
-        self._prompt = _read_prompt(settings.gemini_prompt_file)
+        self._prompt = read_prompt(settings.gemini_prompt_file)
         self._gemini = Gemini(settings, Turns(settings, store), self._prompt)
         self._answers = Answers(
             storage, ttl_s=settings.extract_cache_ttl_s, limit_bytes=settings.extract_cache_mb * 1_000_000
@@ -196,7 +196,7 @@ class Extractor:
             return cached, True
         with self._counted(job, side):
             image = self._gemini.extract(
-                _outgoing(picture), "image/jpeg", nearest_aspect(picture.width, picture.height), usage
+                to_send(picture), "image/jpeg", nearest_aspect(picture.width, picture.height), usage
             )
         answer = Answer(
             image, {"calls": usage.calls, "tokens": usage.tokens.model_dump() if usage.tokens is not None else None}
@@ -229,7 +229,7 @@ class Extractor:
             raise
 
 
-def _read_prompt(name: str) -> str:
+def read_prompt(name: str) -> str:
     path = Path(name) if name else _DEFAULT_PROMPT
     try:
         prompt = path.read_text(encoding="utf-8").strip()
@@ -240,7 +240,7 @@ def _read_prompt(name: str) -> str:
     return prompt
 
 
-def _outgoing(picture: Picture) -> bytes:
+def to_send(picture: Picture) -> bytes:
     """What is sent: a JPEG of at most _SENT_SIDE px, transparency on a ground that the art stands out from."""
     rgb = picture.rgb
     if picture.alpha is not None:

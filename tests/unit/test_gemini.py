@@ -1,10 +1,14 @@
 """One call to Gemini: the real SDK against a server on loopback that answers everything that can come."""
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +21,7 @@ from worker import gemini as module
 from worker.gemini import ASPECTS, Gemini, Usage, nearest_aspect
 from worker.turns import Turns
 
+ROOT = Path(__file__).parents[2]
 Make = Callable[..., Gemini]
 
 
@@ -275,6 +280,19 @@ def test_a_key_that_cannot_be_a_header_is_refused_without_being_shown() -> None:
     with pytest.raises(Exception, match="GEMINI_API_KEY") as caught:
         load_settings(gemini_api_key="AIza secret\n")
     assert "AIza secret" not in str(caught.value)
+
+
+def test_the_real_call_of_the_makefile_runs_and_skips_without_a_key(remote: GeminiServer, tmp_path: Path) -> None:
+    env = os.environ | {"GEMINI_BASE_URL": remote.url, "OUTPUTS_DIR": str(tmp_path)}
+    for key, said in (("", "Skipped: GEMINI_API_KEY is not set"), (KEY, "answered after 1 call(s)")):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.real_gemini"],
+            cwd=ROOT, env=env | {"GEMINI_API_KEY": key}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    assert len(remote.requests) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"gemini_photo.jpg", "gemini_design.png"}
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)

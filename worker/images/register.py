@@ -19,15 +19,17 @@ Field = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
 
 #: Score below which the design counts as redrawn. Ours: see python -m benchmarks.extraction.
-REDRAWN_BELOW = 0.4
-#: Longest side on which both are compared (px).
-_LONG_SIDE = 480
+REDRAWN_BELOW = 0.35
+#: Longest side on which both are laid over each other, and of the original while features are matched (px).
+_LONG_SIDE, _MATCH_SIDE = 480, 800
 #: Fewest matched features that make a placement, the largest error of one (px), and the scales that are believable.
-_INLIERS, _REPROJECTION_PX, _SCALES = 12, 6.0, (0.05, 6.0)
+_INLIERS, _REPROJECTION_PX, _SCALES = 9, 6.0, (0.05, 6.0)
 #: Lowe's ratio: a match must be this much better than the second best.
 _RATIO = 0.78
 #: Longest side of the original for the search over scales (px); the placement is refined afterwards.
 _SEARCH_SIDE = 240
+#: Passes of refinement, coarse and fine: reach around the art and width of the smoothing (px, odd).
+_REFINEMENTS = ((41, 21), (9, 5))
 #: Difference from the ground's colour (levels) from which a pixel is art.
 _ART = 24
 #: How far a piece may lie from where the placement puts it (px of the comparison): bent cloth.
@@ -67,7 +69,7 @@ def register(answer: Pixels, original: Pixels) -> Registered:
     ground = ground_colour(answer)
     small, shrunk = _shrink(answer)
     base, base_shrunk = _shrink(original)
-    matrix = _match(small, base)
+    matrix = _match(small, original, base_shrunk)
     if matrix is None:
         matrix = _search(small, base, ground)
     placed = matrix is not None
@@ -120,8 +122,12 @@ def _grey(rgb: Pixels) -> Pixels:
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _match(small: Pixels, base: Pixels) -> Matrix | None:
-    """Placement by features that both pictures have."""
+def _match(small: Pixels, original: Pixels, base_shrunk: float) -> Matrix | None:
+    """Placement, in the shrunk original, by features that both pictures have.
+
+    The art is often a small part of the original, which is therefore looked at in more detail.
+    """
+    base, sharp = _shrink(original, _MATCH_SIDE)
     finder = cv2.SIFT_create(nfeatures=1500, contrastThreshold=0.02)  # type: ignore[attr-defined]  # stubs of 4
     points, described = finder.detectAndCompute(_grey(small), None)
     base_points, base_described = finder.detectAndCompute(_grey(base), None)
@@ -138,8 +144,9 @@ def _match(small: Pixels, base: Pixels) -> Matrix | None:
     )
     if matrix is None or int(inliers.sum()) < _INLIERS:
         return None
+    matrix = np.asarray(matrix, np.float64) * (base_shrunk / sharp)
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-    return np.asarray(matrix, np.float64) if _SCALES[0] <= scale <= _SCALES[1] else None
+    return matrix if _SCALES[0] <= scale <= _SCALES[1] else None
 
 
 def _edges(rgb: Pixels) -> Field:
@@ -155,8 +162,11 @@ def _search(small: Pixels, base: Pixels, ground: tuple[int, int, int]) -> Matrix
     ys, xs = np.nonzero(art)
     if not ys.size:
         return None
-    left, right, top, bottom = xs.min(), xs.max() + 1, ys.min(), ys.max() + 1
-    crop = small[top:bottom, left:right]
+    # With ground around it: an edge that is cut in half fits best where the art is too small.
+    rim = round(0.12 * max(np.ptp(xs), np.ptp(ys))) + 2
+    padded = cv2.copyMakeBorder(small, rim, rim, rim, rim, cv2.BORDER_CONSTANT, value=ground)
+    left, top = int(xs.min()) - rim, int(ys.min()) - rim
+    crop = padded[ys.min() : ys.max() + 1 + 2 * rim, xs.min() : xs.max() + 1 + 2 * rim]
     base, shrunk = _shrink(base, _SEARCH_SIDE)
     field = _edges(base)
     best: tuple[float, float, int, int] | None = None
@@ -186,25 +196,30 @@ def _is_flat(field: Field, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 
 def _refine(small: Pixels, base: Pixels, matrix: Matrix, ground: tuple[int, int, int]) -> Matrix:
-    """The placement with the last pixels of shift, scale and slant taken out; as it was when that does not help."""
-    height, width = base.shape[:2]
-    laid = _warp(small, matrix, (width, height), ground)
-    mask = cv2.dilate(_art(laid, ground), np.ones((9, 9), np.uint8))
-    if int(mask.sum()) < 400:
-        return matrix
-    # ECC wants the map from the template's frame to the input's; both are the original's frame here.
-    warp = np.eye(2, 3, dtype=np.float32)
+    """The placement without its last pixels of shift, scale and slant; a step that does not help is not taken."""
+    size = (base.shape[1], base.shape[0])
+    edges = _edges(base)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
-    try:
-        before = cv2.computeECC(_edges(laid), _edges(base), mask)
-        after, found = cv2.findTransformECC(_edges(laid), _edges(base), warp, cv2.MOTION_AFFINE, stop, mask, 5)
-    except cv2.error:  # it did not converge
-        return matrix
-    step = _square(np.asarray(found, np.float64))
-    moved = np.abs(step - np.eye(3))
-    if after <= before or moved[:2, :2].max() > 0.2 or moved[:2, 2].max() > 0.2 * max(width, height):
-        return matrix
-    return np.asarray((step @ _square(matrix))[:2], np.float64)
+    for reach, smooth in _REFINEMENTS:
+        laid = _warp(small, matrix, size, ground)
+        mask = cv2.dilate(_art(laid, ground), np.ones((reach, reach), np.uint8))
+        if int(mask.sum()) < 400:
+            return matrix
+        try:
+            before = cv2.computeECC(_edges(laid), edges, mask)
+            # The map found is from the template's frame to the input's; both are the original's here.
+            unmoved = np.eye(2, 3, dtype=np.float32)
+            _, found = cv2.findTransformECC(_edges(laid), edges, unmoved, cv2.MOTION_AFFINE, stop, mask, smooth)
+            step = _square(np.asarray(found, np.float64))
+            moved = np.abs(step - np.eye(3))
+            if moved[:2, :2].max() > 0.2 or moved[:2, 2].max() > 0.2 * max(size):
+                continue
+            better = np.asarray((step @ _square(matrix))[:2], np.float64)
+            if cv2.computeECC(_edges(_warp(small, better, size, ground)), edges, mask) > before:
+                matrix = better
+        except cv2.error:  # it did not converge
+            continue
+    return matrix
 
 
 def _art(rgb: Pixels, ground: tuple[int, int, int]) -> Pixels:
