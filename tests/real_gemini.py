@@ -12,6 +12,7 @@ from benchmarks.mockups import load_designs, mockup
 from shared.errors import ExtractionError, FatalError
 from shared.local.redis_server import RedisServer, find_redis_server
 from shared.settings import load_settings
+from shared.store import Store
 from worker.extraction import read_prompt, to_send
 from worker.gemini import Gemini, Usage, nearest_aspect
 from worker.images import decode, encode_png
@@ -38,9 +39,13 @@ def _call(redis_url: str) -> int:
     settings = load_settings(redis_url=redis_url)
     photo = mockup(load_designs()[-1], seed=1, ground="plain")
     picture = decode(photo, pixel_limit=settings.pixel_limit)
-    gemini = Gemini(settings, Turns(settings), read_prompt(settings.gemini_prompt_file))
+    store = Store.from_settings(settings)
+    gemini = Gemini(settings, Turns(settings, store), read_prompt(settings.gemini_prompt_file))
     usage = Usage()
-    answer = gemini.extract(to_send(picture), "image/jpeg", nearest_aspect(picture.width, picture.height), usage)
+    answer = gemini.extract(
+        to_send(picture), "image/jpeg", nearest_aspect(picture.width, picture.height), usage, lambda: None
+    )
+    store.close()
     registered = register(decode(answer, pixel_limit=settings.pixel_limit).rgb, picture.rgb)
     settings.outputs_dir.mkdir(parents=True, exist_ok=True)
     before, after = settings.outputs_dir / "gemini_photo.jpg", settings.outputs_dir / "gemini_design.png"

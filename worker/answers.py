@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 _FOLDER = ".extracted"
 #: How often a lock that is held is tried again (s).
 _LOCK_PAUSE_S = 0.1
+#: A half written file that nobody can be writing any more (s).
+_ABANDONED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,10 @@ class Answers:
             with contextlib.suppress(OSError):  # another worker was faster
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))
+        for path in self._dir.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _ABANDONED_S:  # its writer was killed
+                    path.unlink()
         for written_at, size, path in sorted(found, reverse=True):
             kept_bytes += size
             if path.stem != keep and (written_at < oldest or kept_bytes > self._limit_bytes):

@@ -8,7 +8,7 @@ its way when the worker was killed: that call is made once more, and only once, 
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,18 +79,19 @@ class Extractor:
             storage, ttl_s=settings.extract_cache_ttl_s, limit_bytes=settings.extract_cache_mb * 1_000_000
         )
 
-    def prepare(self, job: Job, side: str, data: bytes) -> Prepared:
+    def prepare(self, job: Job, side: str, data: bytes, raise_if_ended: Callable[[], None]) -> Prepared:
         """The side as it goes on: with its design extracted, or as it came.
 
         The side's report is recorded with the job in either case.
 
         Args:
             data: the source file.
+            raise_if_ended: called before anything is paid for; raises when the job was canceled or is overdue.
         Raises:
             ExtractionNotConfigured: the job insists and there is no key.
             ExtractionError: any other, when EXTRACT_ON_ERROR=fail.
             SourceError: the source cannot be decoded.
-            StoreUnavailable, JobNotFound: from recording.
+            StoreUnavailable, JobNotFound: from recording. Whatever raise_if_ended raises.
         """
         wish = job.options.get("extract") or self._settings.extract_design
         if wish == "never":
@@ -102,7 +103,8 @@ class Extractor:
         picture = decode(data, pixel_limit=self._settings.pixel_limit)
         if wish == "auto" and (look := look_at(picture)).kind != "photo":
             return self._skip(job, side, look.kind, Prepared(data, picture))
-        return self._extract(job, side, data, picture, "asked" if wish == "always" else "photo")
+        reason = "asked" if wish == "always" else "photo"
+        return self._extract(job, side, data, picture, reason, raise_if_ended)
 
     # --- outcomes ---------------------------------------------------------------------------------------------
     def _skip(self, job: Job, side: str, reason: str, prepared: Prepared) -> Prepared:
@@ -137,7 +139,15 @@ class Extractor:
         write("side_extracted", side=side, tokens=tokens, detail=report.detail, **fields)
 
     # --- the extraction itself --------------------------------------------------------------------------------
-    def _extract(self, job: Job, side: str, data: bytes, picture: Picture, reason: str) -> Prepared:
+    def _extract(
+        self,
+        job: Job,
+        side: str,
+        data: bytes,
+        picture: Picture,
+        reason: str,
+        raise_if_ended: Callable[[], None],
+    ) -> Prepared:
         started = time.monotonic()
         usage = Usage()
         key = question_key(data, self._settings.gemini_model, self._prompt, self._settings.gemini_image_size)
@@ -151,7 +161,7 @@ class Extractor:
             if earlier is not None:
                 return self._after_failure(earlier[0], data, earlier[1])
             try:
-                answer, is_cached = self._answer(job, side, key, picture, usage)
+                answer, is_cached = self._answer(job, side, key, picture, usage, raise_if_ended)
             except ExtractionError as exc:
                 return self._fail(job, side, data, exc, usage, time.monotonic() - started)
         with self._budget.hold(3 * picture.width * picture.height):
@@ -184,7 +194,9 @@ class Extractor:
         kinds = {kind.code: kind for kind in ExtractionError.__subclasses__()}
         return report, kinds.get(report.reason, ExtractionBadAnswer)(report.detail or report.reason)
 
-    def _answer(self, job: Job, side: str, key: str, picture: Picture, usage: Usage) -> tuple[Answer, bool]:
+    def _answer(
+        self, job: Job, side: str, key: str, picture: Picture, usage: Usage, raise_if_ended: Callable[[], None]
+    ) -> tuple[Answer, bool]:
         """The answer to this side's question, and whether it was made for another job."""
         own = self._storage.work_dir(job.job_id) / _ANSWER_NAME.format(side=side)
         try:
@@ -195,9 +207,8 @@ class Extractor:
         if cached is not None:
             return cached, True
         with self._counted(job, side):
-            image = self._gemini.extract(
-                to_send(picture), "image/jpeg", nearest_aspect(picture.width, picture.height), usage
-            )
+            aspect = nearest_aspect(picture.width, picture.height)
+            image = self._gemini.extract(to_send(picture), "image/jpeg", aspect, usage, raise_if_ended)
         answer = Answer(
             image, {"calls": usage.calls, "tokens": usage.tokens.model_dump() if usage.tokens is not None else None}
         )

@@ -10,6 +10,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +67,15 @@ class Gemini:
         self._client: genai.Client | None = None
         self._lock = threading.Lock()
 
-    def extract(self, picture: bytes, mime_type: str, aspect: str, usage: Usage) -> bytes:
+    def extract(
+        self, picture: bytes, mime_type: str, aspect: str, usage: Usage, raise_if_ended: Callable[[], None]
+    ) -> bytes:
         """The design in a picture, as the file that the model answers.
 
         Args:
             picture: the file to send. aspect: one of ASPECTS.
             usage: calls and tokens are added to it, whatever the outcome.
+            raise_if_ended: called before each call; what it raises ends the extraction before it costs more.
         Raises:
             ExtractionError: any of its kinds.
             StoreUnavailable: Redis does not answer, so nobody knows whose turn it is.
@@ -79,6 +83,7 @@ class Gemini:
         limit_s, tries = self._settings.gemini_timeout_s, self._settings.gemini_tries
         with self._turns.take(limit_s):
             deadline = time.monotonic() + limit_s  # from here on: waiting for the first turn is not the model's fault
+            raise_if_ended()
             outcome = self._try(picture, mime_type, aspect, limit_s, usage)
         for attempt in range(1, tries):
             if isinstance(outcome, bytes) or not outcome.again:
@@ -93,6 +98,7 @@ class Gemini:
             time.sleep(pause_s)
             try:
                 with self._turns.take(deadline - time.monotonic()):
+                    raise_if_ended()
                     outcome = self._try(picture, mime_type, aspect, deadline - time.monotonic(), usage)
             except ExtractionBusy:
                 break  # what went wrong at first is what the client should read

@@ -119,7 +119,7 @@ class Pipeline:
             # A second delivery finds the side prepared: nothing is fetched (or billed) twice.
             if not self._prepared.exists(job.job_id, side):
                 data = load_source(job.sources[side], self._settings, self._storage)  # type: ignore[index]
-                design = self._extractor.prepare(job, side, data)
+                design = self._extractor.prepare(job, side, data, lambda: self._raise_if_ended(job))
                 self._prepared.save(job.job_id, side, design.data, design.picture)
         except StoreUnavailable:
             raise  # the step is done again when Redis is back; no side has failed

@@ -1,7 +1,7 @@
 """Whose turn it is to call Gemini: so many at once in this worker, so many a minute in all workers together.
 
-How many run at once is counted in the process: a count in Redis would have to outlive a killed worker's calls. Quotas of
-the API are per minute and for all workers, so that is counted in Redis (shared/store/turns.py).
+How many run at once is counted in the process: a count in Redis would have to outlive a killed worker's calls. Quotas
+of the API are per minute and for all workers, so that is counted in Redis (shared/store/turns.py).
 """
 
 import threading

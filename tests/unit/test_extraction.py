@@ -14,8 +14,15 @@ import pytest
 from PIL import Image
 
 from benchmarks.mockups import load_designs, mockup
-from shared.errors import ExtractionError, ExtractionNotConfigured, FatalError, SourceNotAnImage, StoreUnavailable
-from shared.jobs import ExtractionReport, Job, Source, new_job, new_job_id
+from shared.errors import (
+    ExtractionError,
+    ExtractionNotConfigured,
+    FatalError,
+    JobCanceled,
+    SourceNotAnImage,
+    StoreUnavailable,
+)
+from shared.jobs import ExtractionReport, Job, JobStatus, Source, new_job, new_job_id
 from shared.settings import Settings, load_settings
 from shared.storage import FolderStorage
 from shared.store import Store
@@ -58,7 +65,11 @@ class Side:
         return self.job.extraction["front"]
 
     def prepare(self, data: bytes = PHOTO) -> Prepared:
-        return self.extractor.prepare(self.job, "front", data)
+        return self.extractor.prepare(self.job, "front", data, self.raise_if_ended)
+
+    def raise_if_ended(self) -> None:
+        if self.job.is_final:
+            raise JobCanceled("the job is canceled")
 
 
 MakeSide = Callable[..., Side]
@@ -153,8 +164,8 @@ def job(options):
                    models=("rmbg",), options=options)
     store.create(made)
     return made
-extractor.prepare(job({"extract": "never"}), "front", PHOTO)
-extractor.prepare(job({}), "front", PHOTO)  # flat artwork
+extractor.prepare(job({"extract": "never"}), "front", PHOTO, lambda: None)
+extractor.prepare(job({}), "front", PHOTO, lambda: None)  # flat artwork
 loaded = [name for name in sys.modules if name.split(".")[0] in ("google", "httpx2", "httpcore2", "websockets")]
 sys.exit(f"loaded: {loaded}" if loaded else 0)
 """
@@ -375,12 +386,26 @@ class TestPaidOnce:
 
             remote.will(stop_redis_then_answer)
             with pytest.raises(StoreUnavailable):
-                asked.extractor.prepare(job, "front", PHOTO)
+                asked.extractor.prepare(job, "front", PHOTO, lambda: None)
             own_redis.start()
             asked.prepare()
             assert asked.report.status == "extracted"
             assert len(remote.requests) == 1
             store.close()
+
+    def test_a_job_that_was_canceled_while_it_waited_for_its_turn_is_not_paid_for(
+        self, side: MakeSide, remote: GeminiServer
+    ) -> None:
+        remote.will(server.held(server.quota("0.1s")))
+        first = side(gemini_tries=3)
+        with ThreadPoolExecutor(1) as threads:
+            outcome = threads.submit(first.prepare)
+            eventually(remote.entered.is_set)
+            first.store.finish(first.job_id, JobStatus.CANCELED)
+            remote.release.set()
+            with pytest.raises(JobCanceled):
+                outcome.result(20)
+        assert len(remote.requests) == 1
 
     def test_calls_lost_to_killed_workers_are_repeated_once_only(self, side: MakeSide, remote: GeminiServer) -> None:
         asked = side(extract_on_error="fail")
@@ -416,8 +441,12 @@ class TestAnswers:
         path = tmp_path / ".extracted" / f"{'a' * 64}.answer"
         os.utime(path, (time.time() - 3700,) * 2)
         assert answers.get("a" * 64) is None
+        part = tmp_path / ".extracted" / ".half.part"
+        part.touch()
+        os.utime(part, (time.time() - 3700,) * 2)
         answers.put("b" * 64, Answer(b"x", {}))
         assert not path.exists()
+        assert not part.exists()
 
     def test_the_oldest_go_when_it_is_full_but_never_the_newest(self, answers: Answers, tmp_path: Path) -> None:
         now = time.time()

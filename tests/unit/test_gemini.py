@@ -14,6 +14,7 @@ import pytest
 
 from shared.errors import ExtractionBusy, ExtractionError, StoreUnavailable
 from shared.settings import Settings, load_settings
+from shared.store import Store
 from tests import gemini_server as server
 from tests.conftest import eventually
 from tests.gemini_server import KEY, GeminiServer
@@ -32,20 +33,20 @@ def remote() -> Iterator[GeminiServer]:
 
 
 @pytest.fixture
-def make(settings: Settings, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(settings: Settings, store: Store, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes the caller, with settings of the test's own; pauses between tries are short."""
     monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.01)
 
     def made(**own: object) -> Gemini:
         values = settings.model_dump() | {"gemini_api_key": KEY, "gemini_base_url": remote.url, **own}
         mine = Settings(**values)
-        return Gemini(mine, Turns(mine), "Extract the design.")
+        return Gemini(mine, Turns(mine, store), "Extract the design.")
 
     return made
 
 
 def ask(gemini: Gemini, usage: Usage | None = None) -> bytes:
-    return gemini.extract(b"\xff\xd8picture", "image/jpeg", "4:5", usage or Usage())
+    return gemini.extract(b"\xff\xd8picture", "image/jpeg", "4:5", usage or Usage(), lambda: None)
 
 
 def error_of(gemini: Gemini, usage: Usage | None = None) -> ExtractionError:
@@ -236,9 +237,11 @@ def test_calls_a_minute_are_limited_across_workers(make: Make, remote: GeminiSer
     assert len(remote.requests) == 2
 
 
-def test_a_turn_that_comes_in_time_is_waited_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_that_comes_in_time_is_waited_for(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worker.turns._MINUTE_MS", 400)
-    turns = Turns(settings.model_copy(update={"gemini_calls_per_minute": 1}))
+    turns = Turns(settings.model_copy(update={"gemini_calls_per_minute": 1}), store)
     begun = []
     for _ in range(3):
         with turns.take(patience_s=20):
@@ -247,9 +250,12 @@ def test_a_turn_that_comes_in_time_is_waited_for(settings: Settings, monkeypatch
     assert begun[2] - begun[1] > 0.35
 
 
-def test_without_redis_nobody_calls(make: Make, remote: GeminiServer) -> None:
+def test_without_redis_nobody_calls(settings: Settings, remote: GeminiServer) -> None:
+    alone = Settings(**settings.model_dump() | {"gemini_api_key": KEY, "redis_url": "redis://127.0.0.1:1/0"})
+    store = Store.from_settings(alone)
     with pytest.raises(StoreUnavailable):
-        ask(make(redis_url="redis://127.0.0.1:1/0"))
+        ask(Gemini(alone, Turns(alone, store), "Extract the design."))
+    store.close()
     assert remote.requests == []
 
 

@@ -19,7 +19,7 @@ Field = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
 
 #: Score below which the design counts as redrawn. Ours: see python -m benchmarks.extraction.
-REDRAWN_BELOW = 0.35
+REDRAWN_BELOW = 0.4
 #: Longest side on which both are laid over each other, and of the original while features are matched (px).
 _LONG_SIDE, _MATCH_SIDE = 480, 800
 #: Fewest matched features that make a placement, the largest error of one (px), and the scales that are believable.
