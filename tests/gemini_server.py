@@ -62,6 +62,11 @@ def picture(data: bytes | None = None, *, thought: bytes | None = None, **extra:
     return reply
 
 
+def thought_only() -> Reply:
+    """200 with a picture that is no answer but an intermediate thought."""
+    return lambda handler, asked: handler.send_json(200, _candidate([{"thought": True, **_inline(jpeg())}], "STOP"))
+
+
 def words(text: str, reason: str = "STOP") -> Reply:
     """200 with text only."""
     return lambda handler, asked: handler.send_json(200, _candidate([{"text": text}], reason))

@@ -28,12 +28,6 @@ ASKED = {"extract": "always"}
 
 
 @pytest.fixture
-def remote() -> Iterator[GeminiServer]:
-    with GeminiServer() as running:
-        yield running
-
-
-@pytest.fixture
 def service(settings: Settings, store: Store, tmp_path: Path) -> Iterator[Service]:
     service = Service(settings, store, tmp_path)
     yield service
@@ -101,7 +95,7 @@ class TestAWorker:
         assert service.png(job, "front_rmbg").shape == (80, 120, 4)
         assert service.png(job, "back_birefnet").shape == (96, 96, 4)
         work = service.settings.outputs_dir / ".work" / job.job_id
-        wait_for("the clean-up", lambda: not work.exists())
+        wait_for("the clean-up", lambda: all(path.suffix == ".npy" for path in work.iterdir()))
 
     def test_it_pays_once_for_a_message_delivered_three_times(self, service: Service, remote: GeminiServer) -> None:
         remote.will(server.held(server.picture()))

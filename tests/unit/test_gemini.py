@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,12 +24,6 @@ from worker.turns import Turns
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Gemini]
-
-
-@pytest.fixture
-def remote() -> Iterator[GeminiServer]:
-    with GeminiServer() as running:
-        yield running
 
 
 @pytest.fixture
@@ -101,6 +95,7 @@ def test_variables_meant_for_the_sdk_change_nothing(
         ),
         pytest.param(server.stopped("NO_IMAGE"), "extraction_empty", id="no image"),
         pytest.param(server.stopped("MAX_TOKENS"), "extraction_empty", id="too long"),
+        pytest.param(server.thought_only(), "extraction_empty", id="a sketch only"),
         pytest.param(server.words("I cannot help with that."), "extraction_empty", id="a refusal in words"),
         pytest.param(server.raw(b'{"candidates": []}'), "extraction_empty", id="no candidates"),
         pytest.param(server.raw(b"{}"), "extraction_empty", id="an empty object"),
