@@ -33,7 +33,8 @@ from benchmarks.mockups import (
 )
 from worker.images import decode
 from worker.images.artwork import look_at
-from worker.images.register import REDRAWN_BELOW, register
+from worker.images.register import register
+from worker.images.similarity import REDRAWN_BELOW
 
 _SEED = 90_000
 _GROUNDS = ("white", "plain", "gradient", "busy")

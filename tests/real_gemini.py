@@ -13,9 +13,10 @@ from shared.errors import ExtractionError, FatalError
 from shared.local.redis_server import RedisServer, find_redis_server
 from shared.settings import load_settings
 from shared.store import Store
-from worker.extraction import read_prompt, to_send
+from worker.extraction import read_prompt
 from worker.gemini import Gemini, Usage, nearest_aspect
 from worker.images import decode, encode_png
+from worker.images.outgoing import to_send
 from worker.images.register import register
 from worker.turns import Turns
 

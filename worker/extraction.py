@@ -6,7 +6,6 @@ failure as the side's report. So a task that runs again finds what was paid for.
 its way when the worker was killed: that call is made once more, and only once, however often the worker dies.
 """
 
-import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import structlog
-from PIL import Image
 
 from shared.errors import (
     ExtractionBadAnswer,
@@ -35,7 +33,8 @@ from worker.budget import PixelBudget
 from worker.gemini import Gemini, Usage, nearest_aspect
 from worker.images import Picture, decode, encode_png
 from worker.images.artwork import look_at
-from worker.images.picture import FORMATS, Pixels
+from worker.images.outgoing import extension_of, to_send
+from worker.images.picture import Pixels
 from worker.images.register import Registered, register
 from worker.turns import Turns
 
@@ -43,9 +42,6 @@ log = structlog.get_logger(__name__)
 
 _DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "extract.txt"
 _PROMPT_LIMIT = 20_000
-#: Longest side (px) and JPEG quality of what is sent: about the detail that the model looks at. Made anew from pixels,
-#: so nothing else of the file (place, camera, names) leaves the machine.
-_SENT_SIDE, _SENT_QUALITY = 2048, 92
 #: Calls begun for one side whose worker was killed before the answer was stored, until no more is made.
 _LOST_CALLS = 2
 _ANSWER_NAME = "{side}-answer.bin"
@@ -167,7 +163,7 @@ class Extractor:
         with self._budget.hold(3 * picture.width * picture.height):
             registered = register(_pixels(answer, self._settings.pixel_limit), picture.rgb)
             prepared = _compose(registered, picture)
-        name = self._storage.output_name(job.id, job.job_id, side, "original", _extension(data))
+        name = self._storage.output_name(job.id, job.job_id, side, "original", extension_of(data))
         self._storage.write_atomic(name, data)
         tokens = answer.cost.get("tokens")
         report = ExtractionReport(
@@ -251,20 +247,6 @@ def read_prompt(name: str) -> str:
     return prompt
 
 
-def to_send(picture: Picture) -> bytes:
-    """What is sent: a JPEG of at most _SENT_SIDE px, transparency on a ground that the art stands out from."""
-    rgb = picture.rgb
-    if picture.alpha is not None:
-        opacity = (picture.alpha / np.float32(255))[..., None]
-        light = float((rgb.mean(axis=2) * opacity[..., 0]).sum() / max(1.0, float(opacity.sum())))
-        rgb = np.asarray(rgb * opacity + (48 if light > 128 else 255) * (1 - opacity), np.uint8)
-    image = Image.fromarray(rgb)
-    image.thumbnail((_SENT_SIDE, _SENT_SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=_SENT_QUALITY, subsampling=0)
-    return file.getvalue()
-
-
 def _pixels(answer: Answer, pixel_limit: int) -> Pixels:
     try:
         return decode(answer.image, pixel_limit=pixel_limit).rgb
@@ -277,10 +259,3 @@ def _compose(registered: Registered, picture: Picture) -> Prepared:
     rgb = registered.rgb
     pixels = rgb if picture.alpha is None else np.dstack((rgb, picture.alpha))
     return Prepared(b"".join(encode_png(pixels, picture.dpi)), Picture(rgb, picture.alpha, picture.dpi))
-
-
-def _extension(data: bytes) -> str:
-    """The original's, by what the file is and not by what it was called."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        kind = str(image.format).lower()
-    return {"jpeg": "jpg", "tiff": "tif"}.get(kind, kind)
