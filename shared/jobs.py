@@ -79,13 +79,13 @@ class CellRecord(BaseModel):
 
 
 class TokenUse(BaseModel):
-    """Tokens that Gemini has counted: of what was sent, of what it answered, and all it bills."""
+    """Tokens, as Gemini has counted them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: int = 0
-    candidates: int = 0
-    total: int = 0
+    prompt: int = Field(0, description="Of what was sent")
+    candidates: int = Field(0, description="Of what was answered, thoughts included")
+    total: int = Field(0, description="All that Gemini counts")
 
     def __add__(self, other: "TokenUse") -> "TokenUse":
         return TokenUse(
@@ -96,33 +96,26 @@ class TokenUse(BaseModel):
 
 
 class ExtractionReport(BaseModel):
-    """What became of one side's design extraction.
-
-    Attributes:
-        status: extracted; skipped: the original was used, as asked or because that is right; failed: see reason.
-        reason: why: asked, photo | not_asked, not_configured, cutout, flat_artwork | the error's code.
-        detail: one sentence about a failure. warning: one about a result that a person should look at.
-        original_url: the side's picture as it came, when something else went through the models.
-        score: 0..1, how far the answer is the design of the original. redrawn: it is not, by that score.
-        calls: calls to Gemini for this job. tokens: what they used; none when the answer came from the cache.
-        cached: the answer was made for an earlier job with the same picture.
-        seconds: from the decision to the finished picture, waits included.
-    """
+    """What became of one side's design extraction."""
 
     model_config = ConfigDict(extra="forbid")
 
-    status: Literal["extracted", "skipped", "failed"]
-    reason: str
-    detail: str | None = None
-    warning: str | None = None
-    original_url: str | None = None
-    score: float | None = None
-    redrawn: bool | None = None
-    model: str | None = None
-    calls: int = 0
-    tokens: TokenUse | None = None
-    cached: bool = False
-    seconds: float | None = None
+    status: Literal["extracted", "skipped", "failed"] = Field(
+        description="skipped: the original was used, as asked or because that is right"
+    )
+    reason: str = Field(
+        description="extracted: asked, photo; skipped: not_asked, not_configured, cutout, flat_artwork; failed: the code"
+    )
+    detail: str | None = Field(None, description="One sentence about a failure")
+    warning: str | None = Field(None, description="One sentence when a person should look at the result")
+    original_url: str | None = Field(None, description="The side as it came, when its extracted design was used")
+    score: float | None = Field(None, description="0..1: how far the answer is the design of the original")
+    redrawn: bool | None = Field(None, description="By that score it is another design")
+    model: str | None = Field(None, description="The Gemini model that was asked")
+    calls: int = Field(0, description="Calls to Gemini for this job")
+    tokens: TokenUse | None = Field(None, description="What they used; null when nobody was asked")
+    cached: bool = Field(False, description="The answer was made for an earlier job with the same picture")
+    seconds: float | None = Field(None, description="From the decision to the finished picture, waits included (s)")
 
 
 class Source(BaseModel):

@@ -9,7 +9,7 @@ its way when the worker was killed: that call is made once more, and only once, 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from worker.budget import PixelBudget
 from worker.gemini import Gemini, Usage, nearest_aspect
 from worker.images import Picture, decode, encode_png
 from worker.images.artwork import look_at
-from worker.images.outgoing import extension_of, to_send
+from worker.images.outgoing import to_send
 from worker.images.picture import Pixels
 from worker.images.register import Registered, register
 from worker.turns import Turns
@@ -146,7 +146,10 @@ class Extractor:
     ) -> Prepared:
         started = time.monotonic()
         usage = Usage()
-        key = question_key(data, self._settings.gemini_model, self._prompt, self._settings.gemini_image_size)
+        # Per caller, as cached cells are: nobody learns what others have sent.
+        key = question_key(
+            data, job.caller, self._settings.gemini_model, self._prompt, self._settings.gemini_image_size
+        )
         # Whoever holds the lock may wait for a turn and then for the model.
         with ExitStack() as stack:
             try:
@@ -163,8 +166,9 @@ class Extractor:
         with self._budget.hold(3 * picture.width * picture.height):
             registered = register(_pixels(answer, self._settings.pixel_limit), picture.rgb)
             prepared = _compose(registered, picture)
-        name = self._storage.output_name(job.id, job.job_id, side, "original", extension_of(data))
-        self._storage.write_atomic(name, data)
+        name = self._storage.output_name(job.id, job.job_id, side, "original")
+        # As a PNG of its pixels, like every output: what else is in the file (place, camera) is not served.
+        self._storage.write_atomic(name, encode_png(_stacked(picture.rgb, picture.alpha), picture.dpi))
         tokens = answer.cost.get("tokens")
         report = ExtractionReport(
             status="extracted",
@@ -256,6 +260,9 @@ def _pixels(answer: Answer, pixel_limit: int) -> Pixels:
 
 def _compose(registered: Registered, picture: Picture) -> Prepared:
     """The answer in the original's frame, size and resolution; what was transparent stays so."""
-    rgb = registered.rgb
-    pixels = rgb if picture.alpha is None else np.dstack((rgb, picture.alpha))
-    return Prepared(b"".join(encode_png(pixels, picture.dpi)), Picture(rgb, picture.alpha, picture.dpi))
+    data = b"".join(encode_png(_stacked(registered.rgb, picture.alpha), picture.dpi))
+    return Prepared(data, replace(picture, rgb=registered.rgb))
+
+
+def _stacked(rgb: Pixels, alpha: Pixels | None) -> Pixels:
+    return rgb if alpha is None else np.dstack((rgb, alpha))

@@ -42,7 +42,9 @@ PHOTO = jpeg(120, 80)
 class Side:
     """One front of one job, with an extractor of its own settings."""
 
-    def __init__(self, settings: Settings, store: Store, options: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, options: dict[str, str] | None = None, caller: str = ""
+    ) -> None:
         self.settings, self.store = settings, store
         self.storage = FolderStorage(settings.outputs_dir, settings.base_url)
         self.extractor = Extractor(settings, store, self.storage, PixelBudget(10**8))
@@ -52,6 +54,7 @@ class Side:
             sources={"front": Source(kind="url", url="https://example.com/x")},
             models=("rmbg",),
             options={"extract": "always"} if options is None else options,
+            caller=caller,
         )
         store.create(job)
         self.job_id = job.job_id
@@ -77,14 +80,14 @@ MakeSide = Callable[..., Side]
 
 @pytest.fixture
 def side(settings: Settings, store: Store, remote: GeminiServer) -> MakeSide:
-    def made(options: dict[str, str] | None = None, **own: object) -> Side:
+    def made(options: dict[str, str] | None = None, caller: str = "", **own: object) -> Side:
         values = settings.model_dump() | {
             "gemini_api_key": KEY,
             "gemini_base_url": remote.url,
             "gemini_tries": 1,
             **own,
         }
-        return Side(Settings(**values), store, options)
+        return Side(Settings(**values), store, options, caller)
 
     return made
 
@@ -181,8 +184,11 @@ class TestWhatGoesOut:
         file = io.BytesIO()
         Image.open(io.BytesIO(PHOTO)).save(file, "JPEG", exif=exif, comment=b"SecretComment")
         assert b"SecretCamera" in file.getvalue()
-        side().prepare(file.getvalue())
+        asked = side()
+        asked.prepare(file.getvalue())
         sent = remote.requests[0].picture
+        original = asked.storage.path(str(asked.report.original_url).rpartition("/")[2]).read_bytes()
+        assert b"Secret" not in original
         assert b"Secret" not in sent
         assert Image.open(io.BytesIO(sent)).size == (120, 80)
 
@@ -237,9 +243,11 @@ class TestWhatComesBack:
         assert report.tokens is not None
         assert asked.job.tokens == report.tokens
         assert report.tokens.total == 2440
-        name = f"design_7_{asked.job_id}_front_original.jpg"
+        name = f"design_7_{asked.job_id}_front_original.png"
         assert report.original_url == f"http://service.test/outputs/{name}"
-        assert asked.storage.path(name).read_bytes() == file.getvalue()
+        kept = decode(asked.storage.path(name).read_bytes(), pixel_limit=10**8)
+        assert (kept.rgb == decode(file.getvalue(), pixel_limit=10**8).rgb).all()
+        assert kept.dpi == pytest.approx((200, 200), abs=0.1)
 
     def test_transparency_stays_transparent(self, side: MakeSide) -> None:
         pixels = np.full((60, 80, 4), 120, np.uint8)
@@ -337,6 +345,13 @@ class TestPaidOnce:
         report = second.report
         assert (report.cached, report.calls, report.tokens) == (True, 0, None)
         assert second.job.tokens is None
+
+    def test_another_caller_does_not_get_it(self, side: MakeSide, remote: GeminiServer) -> None:
+        side().prepare()
+        other = side(caller="another shop")
+        other.prepare()
+        assert len(remote.requests) == 2
+        assert other.report.cached is False
 
     @pytest.mark.parametrize(
         "own",

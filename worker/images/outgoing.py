@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from worker.images.picture import FORMATS, Picture
+from worker.images.picture import Picture
 
 #: Longest side (px) and JPEG quality of what is sent: about the detail that the model looks at. Made anew from pixels,
 #: so nothing else of the file (place, camera, names) leaves the machine.
@@ -24,10 +24,3 @@ def to_send(picture: Picture) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_SENT_QUALITY, subsampling=0)
     return file.getvalue()
-
-
-def extension_of(data: bytes) -> str:
-    """The original's, by what the file is and not by what it was called."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        kind = str(image.format).lower()
-    return {"jpeg": "jpg", "tiff": "tif"}.get(kind, kind)
