@@ -104,7 +104,8 @@ class ExtractionReport(BaseModel):
         description="skipped: the original was used, as asked or because that is right"
     )
     reason: str = Field(
-        description="extracted: asked, photo; skipped: not_asked, not_configured, cutout, flat_artwork; failed: the code"
+        description="extracted: asked or photo; skipped: not_asked, not_configured, cutout or flat_artwork; failed: "
+        "the error's code"
     )
     detail: str | None = Field(None, description="One sentence about a failure")
     warning: str | None = Field(None, description="One sentence when a person should look at the result")

@@ -147,9 +147,8 @@ class Extractor:
         started = time.monotonic()
         usage = Usage()
         # Per caller, as cached cells are: nobody learns what others have sent.
-        key = question_key(
-            data, job.caller, self._settings.gemini_model, self._prompt, self._settings.gemini_image_size
-        )
+        settings = self._settings
+        key = question_key(data, job.caller, settings.gemini_model, self._prompt, settings.gemini_image_size)
         # Whoever holds the lock may wait for a turn and then for the model.
         with ExitStack() as stack:
             try:
