@@ -138,6 +138,9 @@ smoke: venv ## 💨 Send one job to the running service and check the answer
 test: venv ## 🧪 Run the health check, the test client and the whole suite (ARGS="-k name" for a part)
 	@$(PY) -m pytest $(ARGS)
 
+test-gemini: venv ## 💎 Extract one design with the real Gemini API (needs GEMINI_API_KEY; paid)
+	@$(WITH_ENV) $(PY) -m tests.real_gemini
+
 lint: venv ## 🔎 Style, types, Dockerfiles, compose files
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -236,4 +239,5 @@ folders:
 	  chown "$$owner" models; chmod -R a+rX models; chown -R "$$owner" outputs; fi
 
 .PHONY: help setup build up down restart logs status shell download-models check-cache backup clean clean-full \
-  demo local smoke test lint format fuzz audit ci train-starter eval-starter bench-cuda venv need-docker env-file folders
+  demo local smoke test test-gemini lint format fuzz audit ci train-starter eval-starter bench-cuda venv need-docker \
+  env-file folders

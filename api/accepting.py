@@ -13,7 +13,7 @@ from api.headers import Terms
 from api.parsing import picture_chunks, store_sources
 from api.schemas import ProcessRequest, select_models
 from api.service import Service
-from shared.errors import IdempotencyKeyReused, InvalidRequest, JobNotFound
+from shared.errors import ExtractionNotConfigured, IdempotencyKeyReused, InvalidRequest, JobNotFound
 from shared.jobs import SIDES, Job, new_job, new_job_id
 from shared.messages import send_plan
 from shared.store import Claim
@@ -32,11 +32,14 @@ def accept(service: Service, asked: ProcessRequest, terms: Terms) -> tuple[Job, 
     Raises:
         IdempotencyKeyReused: the key stands for a request that asked for something else.
         QueueFull: too many jobs wait.
+        ExtractionNotConfigured: the job insists on it, and workers are running that all cannot.
         InvalidRequest: it asks for a model or a webhook that there is not.
     """
     models = select_models(asked.options, service.settings.models)
     if asked.options.webhook is not None and not service.settings.webhook_secret.get_secret_value():
         raise InvalidRequest("options.webhook: webhooks are off here, because the service has no WEBHOOK_SECRET")
+    if asked.options.extract == "always":
+        _check_extraction(service)
 
     def make(job_id: str, claim: Claim | None) -> Job | None:
         try:
@@ -65,6 +68,16 @@ def accept(service: Service, asked: ProcessRequest, terms: Terms) -> tuple[Job, 
         assert job is not None  # only a claim can be lost
         return job, False
     return _once(service, terms.idempotency_key, digest_of(asked), make)
+
+
+def _check_extraction(service: Service) -> None:
+    """Refuse a job that no worker could do. The key is known to workers alone, so their reports say it.
+
+    With no worker running the job is queued; the one that takes it decides.
+    """
+    workers = service.store.workers()
+    if workers and not any(worker.get("extraction") for worker in workers):
+        raise ExtractionNotConfigured('options.extract is "always", but GEMINI_API_KEY is not set for the workers')
 
 
 def enqueue(service: Service, job: Job, claim: Claim | None = None) -> bool:

@@ -19,7 +19,7 @@ from api.schemas import (
 )
 from shared import __version__
 from shared.errors import InferenceFailed
-from shared.jobs import CellRecord, CellStatus, JobStatus
+from shared.jobs import CellRecord, CellStatus, ExtractionReport, JobStatus
 from shared.storage import output_name
 
 _BASE = "https://cutouts.example.com"
@@ -70,6 +70,8 @@ def envelope(status: JobStatus) -> dict[str, Any]:
         queue_position=3 if is_queued else None,
         eta_seconds=5.4 if is_queued else None,
         cells=cells,
+        extraction={} if is_queued else {"front": ExtractionReport(status="skipped", reason="flat_artwork")},
+        tokens=None,
         result=None,
         error=None,
     ).model_dump(mode="json")

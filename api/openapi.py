@@ -35,7 +35,7 @@ from api.openapi_parts import (
     text_reply,
     with_job_links,
 )
-from api.report_schemas import ErrorRecord, Opinion, Preflight, PrintReport
+from api.report_schemas import ErrorRecord, Preflight, PrintReport, SideReport
 from api.schemas import Alive, HealthReport, JobEnvelope, Problem, ProcessReply, ProcessRequest
 from shared import __version__
 from shared.errors import (
@@ -84,7 +84,7 @@ _SHAPES: dict[str, dict[str, tuple[type[BaseModel], bool]]] = {
         "print": (PrintReport, False),
     },
     "JobEnvelope": {"error": (ErrorRecord, False), "result": (ProcessReply, False)},
-    "ProcessReply": {"sides": (Opinion, True)},
+    "ProcessReply": {"sides": (SideReport, True)},
 }
 
 
@@ -120,7 +120,7 @@ def build_openapi(models: tuple[str, ...], *, has_keys: bool = False) -> OpenAPI
     if not has_keys:
         _make_keys_optional(document)
     document = construct_open_api_with_schema_class(
-        document, schema_classes=[Problem, ErrorRecord, Preflight, PrintReport, Opinion]
+        document, schema_classes=[Problem, ErrorRecord, Preflight, PrintReport, SideReport]
     )
     _name_cells(document, models)
     _name_shapes(document)

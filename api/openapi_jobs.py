@@ -10,6 +10,7 @@ from shared.errors import (
     AppError,
     DeviceFailed,
     DeviceQueueFull,
+    ExtractionError,
     InferenceFailed,
     InternalError,
     InvalidRequest,
@@ -50,6 +51,7 @@ ENDINGS: tuple[type[AppError], ...] = (
     JobExpired,
     DeviceQueueFull,
     DeviceFailed,
+    *ExtractionError.__subclasses__(),
 )
 
 

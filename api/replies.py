@@ -26,6 +26,8 @@ def envelope(service: Service, job: Job) -> JobEnvelope:
         queue_position=position,
         eta_seconds=_eta_s(service, job, position),
         cells=job.cells,
+        extraction=job.extraction,
+        tokens=job.tokens,
         result=job.result,
         error=job.error,
         webhook=_webhook(service, job),
@@ -80,7 +82,9 @@ def result_reply(service: Service, job: Job) -> Response:
         reply.headers["Cache-Control"] = "no-store"
         return reply
     cells = {name: cell.model_dump(mode="json") for name, cell in job.cells.items()}
-    return record_problem(job.error, {"job_id": job.job_id, "cells": service.urls.sign(cells)})
+    extraction = {side: report.model_dump(mode="json") for side, report in job.extraction.items()}
+    members = service.urls.sign({"job_id": job.job_id, "cells": cells, "extraction": extraction})
+    return record_problem(job.error, members)
 
 
 def _queue_position(service: Service, job: Job) -> int | None:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.jobs import ExtractionReport
+
 
 class _Report(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -96,3 +98,11 @@ class Opinion(_Report):
     reason: str = Field(description="Why that one")
     needs_review: bool = Field(description="Whether a person should look")
     review_reason: str = Field(description="Why a person should look")
+
+
+class SideReport(Opinion):
+    """What is known of a side: the models' opinion, where a cell was delivered, and its extraction."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
+
+    extraction: ExtractionReport | None = Field(None, description="What became of its design extraction")

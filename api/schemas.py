@@ -16,7 +16,7 @@ from pydantic import (
 from werkzeug.datastructures import FileStorage
 
 from shared.errors import InvalidRequest
-from shared.jobs import CellRecord, JobStatus
+from shared.jobs import CellRecord, ExtractionReport, JobStatus, TokenUse
 from shared.options import JobOptions
 from shared.store import WebhookReport
 from shared.urls import check_url
@@ -167,6 +167,8 @@ class JobEnvelope(JobSummary):
         description="Seconds until a queued job is likely done, from measured times; null until there are any"
     )
     cells: dict[str, CellRecord] = Field(description="Every cell by its name: front_rmbg, back_birefnet, ...")
+    extraction: dict[str, ExtractionReport] = Field(description="Per side, once decided: what became of extraction")
+    tokens: TokenUse | None = Field(description="What the job used of Gemini; null when it was not asked")
     result: dict[str, Any] | None = Field(description="The body of a 200 from POST /process, once there is one")
     error: dict[str, Any] | None = Field(description="Why the whole job has failed")
     webhook: WebhookReport | None = Field(None, description="Where events are told, and how each delivery went")
@@ -183,7 +185,11 @@ class ProcessReply(BaseModel):
     status: Literal["succeeded", "partial"] = Field(description="partial: not every cell could be delivered")
     cells: dict[str, CellRecord] = Field(description="Every cell by its name: front_rmbg, back_birefnet, ...")
     timings: dict[str, Any] = Field(description="Seconds of each step: queue_seconds, front_rmbg_seconds, ...")
-    sides: dict[str, Any] = Field(description="Per side: how far the models agree, which one is recommended and why")
+    sides: dict[str, Any] = Field(
+        description="Per side: how far the models agree, which one is recommended and why; `extraction`: what became "
+        "of the design's extraction (an ExtractionReport)"
+    )
+    tokens: TokenUse | None = Field(None, description="What the job used of Gemini, when it was asked")
     contact_sheet: str | None = Field(None, description="Address of a page with all proofs, when proofs were asked for")
 
 
@@ -198,6 +204,7 @@ class Problem(BaseModel):
     request_id: str = Field(description="Names this request in our log, as X-Request-ID does")
     job_id: str | None = Field(None, description="The job, when one was made")
     cells: dict[str, CellRecord] | None = Field(None, description="Its cells, when one was made")
+    extraction: dict[str, ExtractionReport] | None = Field(None, description="Its extractions, when one was made")
 
 
 class ModelHealth(BaseModel):
@@ -226,6 +233,7 @@ class WorkerHealth(BaseModel):
     name: str = Field(description="WORKER_NAME of its settings")
     status: str = Field(description="loading, ready, draining (stopping) or failed")
     device: str | None = Field(None, description="Where it computes")
+    extraction: bool = Field(False, description="Whether it can extract designs (GEMINI_API_KEY is set)")
     started_at: str | None = Field(None, description="When it started, UTC")
     seen_at: str | None = Field(None, description="Its last report, UTC")
     memory: WorkerMemory | None = Field(None, description="What it holds; null until its models are loaded")

@@ -42,6 +42,19 @@
         OutOfDeviceMemory                out_of_device_memory
         OutputNotWritten                 output_not_written
         InternalError                    internal_error
+      ExtractionError               502  a design could not be extracted by Gemini
+        ExtractionNotConfigured     422  extraction_not_configured
+        ExtractionBlocked           422  extraction_blocked
+        ExtractionRejected               extraction_rejected
+        ExtractionUnauthorized           extraction_unauthorized
+        ExtractionModelNotFound          extraction_model_not_found
+        ExtractionEmpty                  extraction_empty
+        ExtractionBadAnswer              extraction_bad_answer
+        ExtractionUnavailable       503  extraction_unavailable
+        ExtractionQuota             503  extraction_quota
+        ExtractionBusy              503  extraction_busy
+        ExtractionInterrupted       503  extraction_interrupted
+        ExtractionTimeout           504  extraction_timeout
     FatalError                           the process cannot start; shown to the operator, never to a client
 
 Codes are a promise to clients: they are listed in the README and never change meaning.
@@ -252,6 +265,66 @@ class OutputNotWritten(ProcessingFailed):
 
 class InternalError(ProcessingFailed):
     code, title = "internal_error", "Internal error"
+
+
+class ExtractionError(AppError):
+    status = 502
+    code, title = "extraction_failed", "Design extraction failed"
+
+
+class ExtractionNotConfigured(ExtractionError):
+    status = 422
+    code, title = "extraction_not_configured", "Design extraction not configured"
+
+
+class ExtractionBlocked(ExtractionError):
+    status = 422
+    code, title = "extraction_blocked", "Design extraction blocked"
+
+
+class ExtractionRejected(ExtractionError):
+    code, title = "extraction_rejected", "Design extraction rejected"
+
+
+class ExtractionUnauthorized(ExtractionError):
+    code, title = "extraction_unauthorized", "Design extraction not authorized"
+
+
+class ExtractionModelNotFound(ExtractionError):
+    code, title = "extraction_model_not_found", "Extraction model not found"
+
+
+class ExtractionEmpty(ExtractionError):
+    code, title, retryable = "extraction_empty", "Extraction gave no picture", True
+
+
+class ExtractionBadAnswer(ExtractionError):
+    code, title, retryable = "extraction_bad_answer", "Extraction answer unusable", True
+
+
+class ExtractionUnavailable(ExtractionError):
+    status = 503
+    code, title, retryable = "extraction_unavailable", "Extraction service unavailable", True
+
+
+class ExtractionQuota(ExtractionError):
+    status = 503
+    code, title, retryable = "extraction_quota", "Extraction quota used up", True
+
+
+class ExtractionBusy(ExtractionError):
+    status = 503
+    code, title, retryable = "extraction_busy", "Too many extractions at once", True
+
+
+class ExtractionInterrupted(ExtractionError):
+    status = 503
+    code, title, retryable = "extraction_interrupted", "Design extraction interrupted", True
+
+
+class ExtractionTimeout(ExtractionError):
+    status = 504
+    code, title, retryable = "extraction_timeout", "Design extraction too slow", True
 
 
 class FatalError(Exception):

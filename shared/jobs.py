@@ -78,6 +78,47 @@ class CellRecord(BaseModel):
     error: dict[str, Any] | None = Field(None, description="Why a failed cell failed")
 
 
+class TokenUse(BaseModel):
+    """Tokens, as Gemini has counted them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: int = Field(0, description="Of what was sent")
+    candidates: int = Field(0, description="Of what was answered, thoughts included")
+    total: int = Field(0, description="All that Gemini counts")
+
+    def __add__(self, other: "TokenUse") -> "TokenUse":
+        return TokenUse(
+            prompt=self.prompt + other.prompt,
+            candidates=self.candidates + other.candidates,
+            total=self.total + other.total,
+        )
+
+
+class ExtractionReport(BaseModel):
+    """What became of one side's design extraction."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["extracted", "skipped", "failed"] = Field(
+        description="skipped: the original was used, as asked or because that is right"
+    )
+    reason: str = Field(
+        description="extracted: asked or photo; skipped: not_asked, not_configured, cutout or flat_artwork; failed: "
+        "the error's code"
+    )
+    detail: str | None = Field(None, description="One sentence about a failure")
+    warning: str | None = Field(None, description="One sentence when a person should look at the result")
+    original_url: str | None = Field(None, description="The side as it came, when its extracted design was used")
+    score: float | None = Field(None, description="0..1: how far the answer is the design of the original")
+    redrawn: bool | None = Field(None, description="By that score it is another design")
+    model: str | None = Field(None, description="The Gemini model that was asked")
+    calls: int = Field(0, description="Calls to Gemini for this job")
+    tokens: TokenUse | None = Field(None, description="What they used; null when nobody was asked")
+    cached: bool = Field(False, description="The answer was made for an earlier job with the same picture")
+    seconds: float | None = Field(None, description="From the decision to the finished picture, waits included (s)")
+
+
 class Source(BaseModel):
     """Where a side's picture comes from.
 
@@ -102,6 +143,7 @@ class Job(BaseModel):
         caller: name of the API key it came with, "" without keys; scopes the listings, the cache and idempotency keys.
         retry_of: the job that this one repeats in part.
         use_cache: cells may be taken over from earlier jobs.
+        extraction: what became of each side's design extraction, once it is decided.
         result: the body of the 200 reply, set when the job ends with at least one cutout.
         error: {"code", "detail", "retryable"} when the whole job failed.
     """
@@ -123,6 +165,7 @@ class Job(BaseModel):
     models: tuple[str, ...]
     options: dict[str, Any] = Field(default_factory=dict)
     cells: dict[str, CellRecord] = Field(default_factory=dict)
+    extraction: dict[str, ExtractionReport] = Field(default_factory=dict)
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 
@@ -134,6 +177,12 @@ class Job(BaseModel):
     def is_overdue(self) -> bool:
         """Whether the job is open past its deadline."""
         return not self.is_final and self.deadline is not None and utc_now() >= self.deadline
+
+    @property
+    def tokens(self) -> TokenUse | None:
+        """What all sides used of Gemini, or None when it was not asked."""
+        used = [report.tokens for report in self.extraction.values() if report.tokens is not None]
+        return sum(used, TokenUse()) if used else None
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Logging for every process: one line per event, from structlog and from the standard library alike.
 
 Write `log = structlog.get_logger(__name__)` and `log.info("cell_done", cell=name, seconds=1.2)`. `bind_context` puts
-request_id and job_id on every later line of the same thread or task. No image bytes, no secrets.
+request_id and job_id on every later line of the same thread or task. No image bytes, no secrets; should a secret of the
+settings get into a line all the same (a library's message, a traceback), it is masked.
 """
 
+import json
 import logging
 import logging.config
 from collections.abc import Iterator, MutableMapping
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from pydantic import SecretStr
 
 from shared.settings import Settings
 
@@ -40,6 +43,7 @@ def configure_logging(settings: Settings) -> None:
         ]
     else:
         final = [structlog.dev.ConsoleRenderer(colors=False)]
+    final.append(_masking(settings))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -78,6 +82,22 @@ def bind_context(**values: Any) -> Iterator[None]:
     """Put `values` (request_id=..., job_id=...) on every log line inside the block."""
     with structlog.contextvars.bound_contextvars(**values):
         yield
+
+
+def _masking(settings: Settings) -> Any:
+    """A last processor that blanks every secret of the settings in the finished line."""
+    values = [getattr(settings, name) for name in Settings.model_fields]
+    secrets = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+    # Also as it looks inside JSON. Short words and an address without a password are none that a line must not show.
+    worth = [secret for secret in secrets if len(secret) >= 8 and ("://" not in secret or "@" in secret)]
+    needles = {form for secret in worth for form in (secret, json.dumps(secret)[1:-1])}
+
+    def mask(_: Any, __: str, line: str) -> str:
+        for needle in needles:
+            line = line.replace(needle, "***")
+        return line
+
+    return mask
 
 
 def _in_reading_order(_: Any, __: str, event: MutableMapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,11 @@ class JobOptions(_Options):
     models: list[Annotated[str, StringConstraints(max_length=64)]] | None = Field(
         None, min_length=1, description="Models to use, each once; all that the service runs when left out"
     )
+    extract: Literal["auto", "always", "never"] | None = Field(
+        None,
+        description="Extract the printed design with Gemini first. auto: from photographs only; never: nothing is sent "
+        "to Google; EXTRACT_DESIGN when left out",
+    )
     edges: Literal["clean", "raw"] = Field(
         "clean", description="clean: the old background is taken out of soft edges; raw: the source's own colours"
     )

@@ -175,10 +175,38 @@ class Settings(BaseSettings):
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="Port of Flower, on loopback")
 
-    # --- extraction and logs ----------------------------------------------------------------------------------
+    # --- design extraction ------------------------------------------------------------------------------------
     gemini_api_key: SecretStr = Field(
-        SecretStr(""), description="Google Gemini API key; reserved for design extraction"
+        SecretStr(""), description="Google Gemini API key for design extraction; empty: no picture is ever sent away"
     )
+    extract_design: Literal["auto", "always", "never"] = Field(
+        "auto", description="Extract designs with Gemini when the client does not say; auto: photographs of prints only"
+    )
+    extract_on_error: Literal["original", "fail"] = Field(
+        "original", description="When extraction fails: go on with the original and warn, or fail the side"
+    )
+    extract_cache_ttl_s: int = Field(
+        604800, ge=3600, le=31536000, description="How long an answer is used again for the same picture (s)"
+    )
+    extract_cache_mb: int = Field(1024, ge=64, le=1048576, description="Answers kept on the outputs volume (MB)")
+    gemini_model: str = Field(
+        "gemini-3.1-flash-image", pattern=r"^[A-Za-z0-9._/-]{1,128}$", description="Gemini image model"
+    )
+    gemini_prompt_file: str = Field("", description="Your own prompt, a text file; empty: worker/prompts/extract.txt")
+    gemini_image_size: Literal["default", "1K", "2K", "4K"] = Field(
+        "2K", description="Size of answers that is asked for; default: do not ask, for models without sizes"
+    )
+    gemini_base_url: str = Field(
+        "https://generativelanguage.googleapis.com", description="Address of the Gemini API or a gateway to it"
+    )
+    gemini_timeout_s: float = Field(90, ge=1, le=600, description="Time for one extraction, all its tries together (s)")
+    gemini_tries: int = Field(
+        4, ge=1, le=10, description="Calls for one extraction; again only on 429, 5xx and broken connections"
+    )
+    gemini_calls_at_once: int = Field(4, ge=1, le=64, description="Calls one worker has under way at once")
+    gemini_calls_per_minute: int = Field(30, ge=1, le=10000, description="Calls of all workers together in a minute")
+
+    # --- logs -------------------------------------------------------------------------------------------------
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged")
     log_format: Literal["json", "text"] = Field("json", description="json: one object a line; text: for reading")
 
@@ -276,9 +304,16 @@ class Settings(BaseSettings):
             raise ValueError("begin it with redis://, for example redis://localhost:6379/0")
         return value
 
-    @field_validator("hf_endpoint")
+    @field_validator("gemini_api_key")
     @classmethod
-    def _check_hf_endpoint(cls, value: str) -> str:
+    def _check_gemini_api_key(cls, value: SecretStr) -> SecretStr:
+        if not all("!" <= letter <= "~" for letter in value.get_secret_value()):
+            raise ValueError("holds a space, a quote from elsewhere or another character that no key has")
+        return value
+
+    @field_validator("hf_endpoint", "gemini_base_url")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
             raise ValueError("begin it with http:// or https://")
         return value.rstrip("/")

@@ -3,6 +3,7 @@
     outputs/design_{id}_{job_id}_{side}_{model}.png    results, under a name that only the job decides
     outputs/.work/{job_id}/                            uploads, prepared sides, small copies for review (*.npy); they
                                                        go some time after the job has ended (worker/sweeper.py)
+    outputs/.extracted/                                answers of Gemini, kept for equal pictures; never served
 
 Files are written beside their place and renamed, so a reader sees a whole file or none, and a task that runs twice
 leaves the same result.
@@ -179,6 +180,16 @@ class FolderStorage:
         if not _WORK_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a name for a work file")
         return self.work_path(job_id) / name
+
+    def write_hidden(self, folder: str, name: str, data: bytes | Iterable[bytes]) -> None:
+        """Write a file of a cache, whole or not at all.
+
+        Raises:
+            OutputNotWritten: the file could not be written.
+        """
+        if not folder.startswith(".") or not _WORK_NAME.fullmatch(name):
+            raise ValueError(f"{folder}/{name} is not a name for a hidden file")
+        _write(self._dir / folder / name, data)
 
     def source_path(self, relative: str) -> Path:
         """The absolute path of a `Source` of kind "file".

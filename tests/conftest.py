@@ -24,6 +24,7 @@ from shared.messages import QUEUE
 from shared.settings import Settings, load_settings
 from shared.storage import output_name
 from shared.store import Store
+from tests.gemini_server import GeminiServer
 from tests.redis_server import RedisServer, find_redis_server
 
 
@@ -75,6 +76,13 @@ def assert_problem(reply: TestResponse, status: int, code: str) -> dict[str, Any
     assert body["status"] == status
     assert body["request_id"] == reply.headers["X-Request-ID"]
     return body
+
+
+@pytest.fixture
+def remote() -> Iterator[GeminiServer]:
+    """A server on loopback in Gemini's place."""
+    with GeminiServer() as running:
+        yield running
 
 
 def eventually(is_true: Callable[[], bool], deadline_s: float = 20) -> None:

@@ -53,6 +53,8 @@ class Heartbeat:
         self._store = store
         self._name = settings.worker_name
         self._info: dict[str, Any] = {"status": "loading", "device": None, "models": {}, "started_at": utc_now()}
+        # Whether, never with what: the API refuses jobs that no worker could do, and knows no key.
+        self._info["extraction"] = bool(settings.gemini_api_key.get_secret_value())
         for name in settings.models:
             self._info["models"][name] = {"status": "loading"}
         self._measure: Callable[[], dict[str, Any]] = dict

@@ -94,18 +94,21 @@ class PreparedSides:
         """True when this side was prepared before, by this worker or another."""
         return self._path(job_id, side).is_file()
 
-    def save(self, job_id: str, side: str, data: bytes) -> Picture:
+    def save(self, job_id: str, side: str, data: bytes, picture: Picture | None = None) -> Picture:
         """Check that the file decodes, then store it.
 
+        Args:
+            picture: the file's pixels, when it has been decoded already.
         Raises:
             SourceNotAnImage, SourceTooLarge: from decoding.
             OutputNotWritten: the volume does not take it.
         """
-        size = read_size(data, pixel_limit=self._pixel_limit)
-        with self._budget.hold(size.width * size.height):
-            picture = decode(data, pixel_limit=self._pixel_limit)
-            self._storage.write_work(job_id, _NAME.format(side=side), data)
-            self._cache.put(f"{job_id}/{side}", picture)
+        if picture is None:
+            size = read_size(data, pixel_limit=self._pixel_limit)
+            with self._budget.hold(size.width * size.height):
+                return self.save(job_id, side, data, decode(data, pixel_limit=self._pixel_limit))
+        self._storage.write_work(job_id, _NAME.format(side=side), data)
+        self._cache.put(f"{job_id}/{side}", picture)
         return picture
 
     def size(self, job_id: str, side: str) -> PictureSize:

@@ -20,6 +20,7 @@ from shared.store import Store
 from worker.budget import PixelBudget
 from worker.cells import CellMaker, LoadedEngine
 from worker.device import DeviceQueue
+from worker.extraction import Extractor
 from worker.pictures import PreparedSides
 from worker.result_cache import ResultCache
 from worker.review import Reviewer
@@ -47,15 +48,14 @@ class Pipeline:
         self._settings = settings
         self._store = store
         self._storage = storage
+        budget = PixelBudget(int(settings.pixels_in_flight_mp * 1_000_000))
         self._prepared = PreparedSides(
-            storage,
-            PixelBudget(int(settings.pixels_in_flight_mp * 1_000_000)),
-            pixel_limit=settings.pixel_limit,
-            cache_bytes=settings.picture_cache_mb * 1_000_000,
+            storage, budget, pixel_limit=settings.pixel_limit, cache_bytes=settings.picture_cache_mb * 1_000_000
         )
         self._cells = CellMaker(storage, self._prepared, engines, device)
         self._cache = ResultCache(settings, store, storage, self._prepared, engines)
         self._reviewer = Reviewer(storage, self._prepared)
+        self._extractor = Extractor(settings, store, storage, budget)
 
     # --- step 1: prepare --------------------------------------------------------------------------------------
     def prepare(self, job_id: str) -> list[tuple[str, str]]:
@@ -129,7 +129,10 @@ class Pipeline:
             # A second delivery finds the side prepared: nothing is fetched (or billed) twice.
             if not self._prepared.exists(job.job_id, side):
                 data = load_source(job.sources[side], self._settings, self._storage)  # type: ignore[index]
-                self._prepared.save(job.job_id, side, data)
+                design = self._extractor.prepare(job, side, data, lambda: self._raise_if_ended(job))
+                self._prepared.save(job.job_id, side, design.data, design.picture)
+        except StoreUnavailable:
+            raise  # the step is done again when Redis is back; no side has failed
         except AppError as exc:
             error = exc
             log.warning("prepare_failed", job_id=job.job_id, side=side, code=exc.code, detail=exc.message)
@@ -252,6 +255,10 @@ class Pipeline:
             "timings": self._timings(job),
         }
         result |= self._review(job)
+        for side, report in job.extraction.items():
+            result["sides"].setdefault(side, {})["extraction"] = report.model_dump(mode="json")
+        if job.tokens is not None:
+            result["tokens"] = job.tokens.model_dump()
         self._end(job, status, result, None)
 
     def _review(self, job: Job) -> dict[str, Any]:

@@ -30,9 +30,10 @@ def _missing(service: Service, name: str) -> AppError:
     """Gone, when a job on record delivered this file; else it never was, as far as anyone remembers."""
     job_id = name.split("_")[-3]  # design_{id}_{job_id}_{side}_{model}.png: only the id can hold more underscores
     try:
-        cells = list(service.store.get(job_id).cells.values())
+        job = service.store.get(job_id)
+        urls = [cell.url for cell in job.cells.values()] + [side.original_url for side in job.extraction.values()]
     except (JobNotFound, StoreUnavailable):
-        cells = []
-    if any(cell.url and cell.url.endswith(f"/{name}") for cell in cells):
+        urls = []
+    if any(url and url.endswith(f"/{name}") for url in urls):
         return OutputExpired(f"{name} was made and has been removed since; send the job again")
     return OutputNotFound(f"There is no output {name}; it was never made, or has been removed")

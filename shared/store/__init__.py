@@ -11,6 +11,7 @@
     jobs:pace                   hash    how fast jobs are done: moving averages (pace.py)
     idempotency:{digest}        hash    which job an Idempotency-Key stands for: body, job_id, made
     cell:{digest}               string  where the files of a finished cell are, for the result cache (JSON)
+    extraction:calls            zset    calls to Gemini in the last minute (turns.py)
     workers                     set     names of workers that have reported
     worker:{name}               string  a worker's latest report (JSON)
     limits:...                  string  requests of a caller in the current window, for as long (api/limits.py)
@@ -27,10 +28,12 @@ from shared.store.deliveries import Deliveries, Delivery, WebhookReport
 from shared.store.events import Event
 from shared.store.index import Page
 from shared.store.jobs import EVENTS_KEPT, Store
+from shared.store.records import EXTRACTION_MARK
 from shared.store.workers import WORKER_TTL_S
 
 __all__ = [
     "EVENTS_KEPT",
+    "EXTRACTION_MARK",
     "WORKER_TTL_S",
     "Claim",
     "Deliveries",

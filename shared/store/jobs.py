@@ -21,6 +21,7 @@ from shared.store.pace import Pace
 from shared.store.queue import DEADLINES, QUEUED, JobQueue
 from shared.store.records import dump, encode, from_hash, job_key, to_hash
 from shared.store.scripts import CHANGE, CREATE, MARK
+from shared.store.turns import CallTurns
 from shared.store.workers import WorkerReports
 
 #: Events kept per job; a job makes about 15, so only a repeating fault reaches it.
@@ -38,6 +39,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         kept_cells: the result cache.
         pace: how fast jobs are done.
         deliveries: webhooks on their way.
+        call_turns: calls to Gemini.
     """
 
     def __init__(self, client: Redis, settings: Settings) -> None:
@@ -48,6 +50,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         self._ttl_s = settings.job_ttl_s
         self._max_queued = settings.max_queued_jobs
         self.index = JobIndex(self._redis)
+        self.call_turns = CallTurns(self._redis)
         self.claims = Claims(self._redis)
         self.kept_cells = KeptCells(self._redis, settings.result_cache_ttl_s)
         self.pace = Pace(self._redis, self._ttl_s)

@@ -9,6 +9,9 @@ from shared.options import WebhookOptions
 #: Fields that are JSON in the hash; all others are their text.
 _JSON_FIELDS = ("id", "sources", "models", "options", "use_cache", "result", "error")
 
+#: A side's ExtractionReport (JSON) is the mark of this name plus the side's.
+EXTRACTION_MARK = "extraction:"
+
 
 def job_key(job_id: str) -> str:
     return f"job:{job_id}"
@@ -31,7 +34,7 @@ def encode(name: str, value: Any) -> str:
 
 
 def to_hash(job: Job) -> dict[str, str]:
-    record = job.model_dump(mode="json", exclude={"cells"})
+    record = job.model_dump(mode="json", exclude={"cells", "extraction"})
     fields = {name: encode(name, value) for name, value in record.items() if value is not None}
     webhook = job.options.get("webhook")
     if webhook is not None:
@@ -45,4 +48,5 @@ def from_hash(fields: dict[str, str]) -> Job:
     record |= {name: json.loads(record[name]) for name in _JSON_FIELDS if name in record}
     stored = {name[5:]: json.loads(value) for name, value in fields.items() if name.startswith("cell:")}
     ordered = [name for name in cell_names(SIDES, tuple(record["models"])) if name in stored]
-    return Job.model_validate({**record, "cells": {name: stored[name] for name in ordered}})
+    reports = {side: json.loads(fields[mark]) for side in SIDES if (mark := f"mark:{EXTRACTION_MARK}{side}") in fields}
+    return Job.model_validate({**record, "cells": {name: stored[name] for name in ordered}, "extraction": reports})

@@ -26,8 +26,9 @@ class WorkerReports:
         """Store a worker's report; `name` and `seen_at` (UTC) are added. It is forgotten after 15 s without another.
 
         Args:
-            info: {"status": "loading|ready|draining|failed", "device", "started_at", "models": {model: {"status":
-                "loading|ready|failed", "device", "dtype", "profile", "licence", "error"}}}.
+            info: {"status": "loading|ready|draining|failed", "device", "started_at", "extraction": true when designs
+                can be extracted, "models": {model: {"status": "loading|ready|failed", "device", "dtype", "profile",
+                "licence", "error"}}}.
         """
         report = dump({**info, "name": name, "seen_at": utc_now()})
         with translated(), self._redis.pipeline(transaction=True) as pipe:

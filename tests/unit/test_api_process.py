@@ -15,9 +15,9 @@ from werkzeug.test import TestResponse, encode_multipart
 
 from api.app import create_app
 from shared.errors import StoreUnavailable
-from shared.jobs import Job, JobStatus
+from shared.jobs import ExtractionReport, Job, JobStatus, TokenUse
 from shared.settings import Settings, load_settings
-from shared.store import Store
+from shared.store import EXTRACTION_MARK, Store
 from tests.conftest import PlayedWorker, assert_problem, eventually, succeed
 from tests.redis_server import RedisServer, free_port
 
@@ -374,6 +374,39 @@ def test_a_job_whose_message_cannot_be_sent_is_taken_back(
         assert list(connection.scan_iter()) == []
 
 
+@pytest.mark.parametrize(("reports", "status"), [([], 202), ([False], 422), ([False, True], 202)])
+def test_a_job_that_insists_on_extraction_is_refused_when_no_running_worker_can_do_it(
+    client: FlaskClient, store: Store, reports: list[bool], status: int
+) -> None:
+    for number, can_extract in enumerate(reports):
+        store.publish_worker(f"w{number}", {"status": "ready", "models": {}, "extraction": can_extract})
+    reply = client.post("/process", json={**BODY, "options": {"extract": "always"}}, headers=ASYNC)
+    if status == 422:
+        assert_problem(reply, 422, "extraction_not_configured")
+        assert store.queue_depth() == 0
+    else:
+        assert reply.status_code == 202
+    assert client.post("/process", json={**BODY, "options": {"extract": "auto"}}, headers=ASYNC).status_code == 202
+
+
+def test_a_job_that_failed_in_extraction_says_what_it_has_used(
+    client: FlaskClient, played_worker: PlayedWorker
+) -> None:
+    def fail(store: Store, job: Job) -> None:
+        report = ExtractionReport(status="failed", reason="extraction_empty", calls=1, tokens=TokenUse(total=9))
+        store.set_mark(job.job_id, f"{EXTRACTION_MARK}front", report.model_dump_json())
+        error = {"code": "extraction_empty", "detail": "no picture", "retryable": True}
+        store.finish(job.job_id, JobStatus.FAILED, error=error)
+
+    played_worker.outcome = fail
+    body = assert_problem(client.post("/process", json=BODY), 502, "extraction_empty")
+    assert body["extraction"]["front"]["tokens"]["total"] == 9
+    envelope = client.get(f"/jobs/{body['job_id']}").json
+    assert envelope is not None
+    assert envelope["extraction"]["front"]["reason"] == "extraction_empty"
+    assert envelope["tokens"] == {"prompt": 0, "candidates": 0, "total": 9}
+
+
 # --- GET /jobs --------------------------------------------------------------------------------------------------------
 
 
@@ -384,8 +417,8 @@ def test_the_envelope_has_exactly_the_promised_keys(client: FlaskClient, played_
     body = reply.json
     assert body is not None
     assert list(body) == ["job_id", "id", "status", "created_at", "started_at", "completed_at", "deadline", "retry_of",
-                          "progress", "links", "queue_position", "eta_seconds", "cells", "result",
-                          "error", "webhook"]  # fmt: skip
+                          "progress", "links", "queue_position", "eta_seconds", "cells", "extraction",
+                          "tokens", "result", "error", "webhook"]  # fmt: skip
     assert list(body["cells"]["front_rmbg"]) == ["status", "url", "width", "height", "bytes", "seconds", "files",
                                                  "preflight", "print", "cached", "error"]  # fmt: skip
     assert body["progress"] == {"done": 4, "total": 4}

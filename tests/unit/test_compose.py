@@ -216,6 +216,8 @@ def test_keys_reach_only_the_containers_that_need_them() -> None:
             assert service["environment"]["HF_TOKEN"] == ""
             assert service["environment"]["FLOWER_PASSWORD"] == ""
     assert RUNNING["api"]["environment"]["GEMINI_API_KEY"] == ""
+    assert "GEMINI_API_KEY" not in RUNNING["worker"]["environment"]  # from .env
+    assert "env_file" in RUNNING["worker"]
     assert "env_file" not in RUNNING["redis"]
     assert "env_file" not in RUNNING["flower"]
 

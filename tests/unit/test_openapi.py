@@ -66,7 +66,7 @@ def test_every_reply_documents_its_request_id(document: dict[str, Any]) -> None:
 
 def test_process_documents_its_statuses_and_headers(document: dict[str, Any]) -> None:
     replies = operations(document)["POST", "/process"]["responses"]
-    assert set(replies) == {"200", "202", "400", "401", "409", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(replies) == {"200", "202", "400", "401", "409", "413", "415", "422", "429", "500", "502", "503", "504"}
     assert {"Location", "Preference-Applied", "Retry-After"} <= set(replies["202"]["headers"])
     assert "Retry-After" in replies["503"]["headers"]
     flat = document["components"]["schemas"]["ProcessReply"]["properties"]

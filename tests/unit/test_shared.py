@@ -183,6 +183,22 @@ def own_logging() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_secret_of_the_settings_is_masked_in_any_line(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+    secrets = {"gemini_api_key": "AIza-secret-key-123", "redis_url": "redis://:hidden-word@127.0.0.1:6379/0"}
+    configure_logging(load_settings(**secrets, log_format=log_format))
+    try:
+        raise RuntimeError(f"a library says {secrets['gemini_api_key']}")
+    except RuntimeError:
+        structlog.get_logger("ours").exception("failed", url=secrets["redis_url"])
+    logging.getLogger("theirs").warning("key=%s", secrets["gemini_api_key"])
+    lines = capsys.readouterr().err
+    assert "a library says ***" in lines
+    assert "key=***" in lines
+    assert not any(secret in lines for secret in secrets.values())
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_every_log_event_is_one_json_line_with_its_context(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(load_settings())
     configure_logging(load_settings())
