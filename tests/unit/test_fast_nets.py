@@ -1,8 +1,10 @@
 """The inference form against the plain networks: the same numbers, whatever the variant, size, batch or border."""
 
 import copy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -296,6 +298,39 @@ class TestCompiledPasses:
         both = accelerate(fast, cuda, "aot", tmp_path)
         assert isinstance(both, Graphed)
         assert isinstance(both.net, Compiled)
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+    @pytest.mark.filterwarnings("ignore")  # the compiler's own deprecations are not ours
+    @torch.no_grad()
+    def test_a_second_start_compiles_nothing_and_a_file_serves_other_weights(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Small(nn.Module):
+            """Enough of a network to compile in seconds."""
+
+            config = CONFIGS["toy"]
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = Linear(torch.randn(4, 3), torch.randn(4), "gelu", like=torch.empty(0))
+
+            def forward(self, x: Tensor) -> Tensor:
+                y: Tensor = self.layer(x)
+                return y
+
+        x = torch.randn(2, 3)
+        first, second = cast(FastBiRefNet, Small()), cast(FastBiRefNet, Small())
+        with capture_logs() as logs:
+            torch.testing.assert_close(Compiled(first, tmp_path)(x), first(x))
+        assert [entry["event"] for entry in logs] == ["pass_compiled"]
+        (file,) = tmp_path.iterdir()
+        assert file.suffix == ".pt2"
+
+        monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", None)
+        with capture_logs() as logs:
+            torch.testing.assert_close(Compiled(second, tmp_path)(x), second(x))
+        assert logs == []
 
     @torch.inference_mode()
     def test_a_pass_that_cannot_be_compiled_runs_as_usual_with_one_warning(
