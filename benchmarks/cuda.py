@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 
 from benchmarks import engine as forward_benchmark
-from benchmarks.forward import golden_batch, golden_network, interleaved, synchronise
+from benchmarks.forward import golden_batch, golden_network, interleaved, seconds, synchronise
 from shared.settings import load_settings
 from tests.golden import fill_recipe
 from worker.engine import Engine, configure_torch
@@ -79,14 +80,20 @@ def compiled(
     return report
 
 
-def engines(variant: str, device: torch.device, folder: Path) -> list[Engine]:
-    """Two resident models from one file, as the worker loads them."""
+def engines(variant: str, device: torch.device, folder: Path) -> tuple[list[Engine], dict[str, float]]:
+    """Two resident models from one file, as the worker loads them, and seconds of loading and of each first pass."""
     path = folder / "model.safetensors"
     save_checkpoint(golden_network(variant), path)
+    started = time.perf_counter()
     made = [Engine(ModelSpec(name, "full", variant, path, "-"), device, use_fp16=True) for name in ("rmbg", "birefnet")]
+    synchronise(device)
+    times = {"load_both_seconds": time.perf_counter() - started}
     for engine in made:
-        engine.warm_up()
-    return made
+        # A batch size that was not seen before is recorded at its first pass.
+        for batch in (1, 2, 4):
+            x = golden_batch(engine.input_size, batch).to(device, engine.dtype)
+            times[f"first_pass_{engine.name}_batch_{batch}_seconds"] = seconds(partial(engine.masks, x), device)
+    return made, times
 
 
 def memory(both: list[Engine], device: torch.device) -> dict[str, float | None]:
@@ -183,11 +190,13 @@ def main(argv: list[str] | None = None) -> int:
         report["aot"] = compiled(variant, device, dtype, batches, arguments.repeats)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        both = engines(variant, device, Path(folder))
+        both, report["start"] = engines(variant, device, Path(folder))
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         report["memory"] = memory(both, device)
         report["job_2x2_1024"] = time_job(both, arguments.repeats, Path(folder))
+    print(f"start: {report['start']}")
     print(f"memory, both models, batch 2: {report['memory']}")
     print(f"job, 2 sides x 2 models, 1024 px: {report['job_2x2_1024']}")
     if arguments.json:
