@@ -99,9 +99,8 @@ def make_worker_app(settings: Settings) -> Celery:
     }
     app.conf.broker_transport = TolerantTransport
     app.conf.worker_consumer = TolerantConsumer
-    # No task events unless somebody listens: Flower asks for them every few seconds while it runs (its enable_events),
-    # and three messages per task are a seventh of the worker's CPU time (docs/performance.md).
-    app.conf.worker_send_task_events = False
+    app.conf.worker_send_task_events = True  # Flower; what they cost is in docs/performance.md
+    app.conf.task_send_sent_event = True
     app.conf.worker_hijack_root_logger = False
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
     return app
@@ -214,6 +213,7 @@ def run_worker(
             queues=[messages.WEBHOOK_QUEUE, messages.CELL_QUEUE, messages.QUEUE],  # in this order: see there
             loglevel=settings.log_level,
             quiet=True,  # no banner between the JSON lines
+            task_events=True,
             without_gossip=True,
             without_mingle=True,
         )
