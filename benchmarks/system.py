@@ -17,13 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
+import redis
 import torch
 from PIL import Image
 
 from benchmarks.report import arguments_of, bars, median_ms, percentile, table, write_json
 from shared.local.redis_server import free_port
 from shared.local.stack import LocalStack
-from worker.images import cut_out, decode, encode_png, mask_at_size
+from tests.tiny_worker import INPUT_SIZE, paint
+from worker.images import cut_out, decode, encode_png, mask_at_size, network_input
 
 ROOT = Path(__file__).resolve().parents[1]
 _BOUNDARY = "benchmark"
@@ -116,20 +119,44 @@ def load(base_url: str, jobs: Jobs, *, clients: int, each: int) -> dict[str, flo
     }
 
 
-def own_work_ms(sides: dict[str, bytes], models: int) -> float:
-    """The job's own decode, compose and encode, one after the other, in this process (ms)."""
-    masks = torch.ones(32, 32)
+def own_work_ms(sides: dict[str, bytes], models: tuple[str, ...] = ("rmbg", "birefnet")) -> float:
+    """The job's own decode, input, compose and encode, one after the other, in this process (ms)."""
 
     def job() -> None:
         with torch.inference_mode():
             for data in sides.values():
                 decoded = decode(data, pixel_limit=10**9)
-                for _ in range(models):
-                    cutout = cut_out(decoded, mask_at_size(masks, decoded.height, decoded.width))
-                    b"".join(encode_png(cutout))
+                x = network_input(decoded, INPUT_SIZE, torch.device("cpu"))
+                for model in models:
+                    mask = mask_at_size(paint(model, x)[0], decoded.height, decoded.width)
+                    b"".join(encode_png(cut_out(decoded, mask)))
 
     job()
     return median_ms(job, 20)
+
+
+class CpuMeter:
+    """Processor time of the stack's processes: what depends least on who else uses the machine."""
+
+    def __init__(self, stack: LocalStack) -> None:
+        assert stack.worker is not None
+        assert stack.api is not None
+        assert stack.redis is not None
+        with redis.Redis.from_url(stack.redis.url) as client:
+            redis_pid = client.info("server")["process_id"]
+        gunicorn = psutil.Process(stack.api.process.pid)
+        self._processes = {
+            "worker": [psutil.Process(stack.worker.process.pid)],
+            "api": [gunicorn, *gunicorn.children()],
+            "redis": [psutil.Process(redis_pid)],
+        }
+
+    def seconds(self) -> dict[str, float]:
+        """So far, by process."""
+        return {
+            name: sum(sum(process.cpu_times()[:2]) for process in processes)
+            for name, processes in self._processes.items()
+        }
 
 
 def main() -> int:
@@ -143,7 +170,7 @@ def main() -> int:
     total = arguments.jobs or (8 if arguments.starter else 200)
     clients = [int(word) for word in (arguments.clients or ("1,4" if arguments.starter else "1,4,16")).split(",")]
     jobs = Jobs(size)
-    own_ms = own_work_ms(jobs.sides(), models=2)
+    own_ms = own_work_ms(jobs.sides())
     kind = LocalStack if arguments.starter else InstantStack
     rows: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -151,12 +178,26 @@ def main() -> int:
         with kind(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
             stack.start()
             load(stack.base_url, jobs, clients=2, each=2 if arguments.starter else 20)  # warm
+            meter = CpuMeter(stack)
             for count in clients:
-                rows[count] = load(stack.base_url, jobs, clients=count, each=max(1, total // count))
+                each = max(1, total // count)
+                before = meter.seconds()
+                rows[count] = load(stack.base_url, jobs, clients=count, each=each)
+                used = {name: value - before[name] for name, value in meter.seconds().items()}
+                rows[count] |= {f"{name}_cpu_ms": value / (count * each) * 1000 for name, value in used.items()}
     engine = "starter weights" if arguments.starter else "instant engine"
     table(
         f"A job of 2 sides x 2 models at {size} px through API, Redis and Celery, {engine}",
-        ("clients", "jobs/s", "p50 ms", "p95 ms", "p50 over its own pixels, ms"),
+        (
+            "clients",
+            "jobs/s",
+            "p50 ms",
+            "p95 ms",
+            "p50 over its own pixels, ms",
+            "CPU ms a job: worker",
+            "API",
+            "Redis",
+        ),
         [
             (
                 str(count),
@@ -164,6 +205,7 @@ def main() -> int:
                 f"{row['p50_ms']:.1f}",
                 f"{row['p95_ms']:.1f}",
                 f"{row['p50_ms'] - own_ms:.1f}",
+                *(f"{row[f'{name}_cpu_ms']:.1f}" for name in ("worker", "api", "redis")),
             )
             for count, row in rows.items()
         ],

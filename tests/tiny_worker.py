@@ -23,8 +23,9 @@ from torch import Tensor
 
 from shared.errors import DeviceFailed, InferenceFailed
 from shared.settings import Settings, load_settings
-from worker.app import Heartbeat, run_worker
+from worker.app import run_worker
 from worker.cells import LoadedEngine
+from worker.heartbeat import Heartbeat
 
 INPUT_SIZE = 32
 

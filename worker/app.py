@@ -4,13 +4,11 @@ Order matters. Models are loaded and warm before the first message is taken, so 
 process owns the GPU and never forks after touching it (threads pool): CUDA cannot be initialised again in a child.
 """
 
-import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import structlog
 from celery import Celery, signals
@@ -20,7 +18,6 @@ from redis.exceptions import RedisError
 
 from shared import messages
 from shared.errors import FatalError, OutputNotWritten, StoreUnavailable
-from shared.jobs import utc_now
 from shared.logs import configure_logging
 from shared.settings import Settings
 from shared.storage import FolderStorage
@@ -29,6 +26,7 @@ from worker.cells import LoadedEngine
 from worker.consumer import TolerantConsumer, TolerantTransport
 from worker.device import DeviceQueue, batch_limits
 from worker.engine import Engine, configure_torch, pick_device
+from worker.heartbeat import Heartbeat
 from worker.memory import memory_report
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
@@ -38,80 +36,10 @@ from worker.webhooks import WebhookClock, WebhookSender, register_webhook_task
 
 log = structlog.get_logger(__name__)
 
-#: A report lives 15 s; three of these fit, so two may be lost.
-_HEARTBEAT_S = 4.0
 #: How long a starting worker waits for Redis (s).
 _REDIS_PATIENCE_S = 30.0
 #: How long a worker whose device has failed may record that for its cells (s), before it ends.
 _FAILED_GRACE_S = 10.0
-
-
-class Heartbeat:
-    """Reports the worker's state to the store until it is closed."""
-
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._store = store
-        self._name = settings.worker_name
-        self._info: dict[str, Any] = {"status": "loading", "device": None, "models": {}, "started_at": utc_now()}
-        # Whether, never with what: the API refuses jobs that no worker could do, and knows no key.
-        self._info["extraction"] = bool(settings.gemini_api_key.get_secret_value())
-        for name in settings.models:
-            self._info["models"][name] = {"status": "loading"}
-        self._measure: Callable[[], dict[str, Any]] = dict
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        self.update()
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
-        if self._info["status"] == "failed":
-            return  # let /health say so until the report expires or another worker takes the name
-        with contextlib.suppress(StoreUnavailable):  # the report expires by itself
-            self._store.forget_worker(self._name)
-
-    def update(self, **info: Any) -> None:
-        """Change the report and send it at once."""
-        with self._lock:
-            if self._info["status"] == "failed":
-                return
-            self._info |= info
-        self._publish()
-
-    def model(self, name: str, **state: Any) -> None:
-        """Change the report of one model and send it at once."""
-        with self._lock:
-            self._info["models"] = {**self._info["models"], name: state}
-        self._publish()
-
-    def watch(self, measure: Callable[[], dict[str, Any]]) -> None:
-        """Add what `measure` returns to every report from now on."""
-        self._measure = measure
-
-    def fail(self, reason: str) -> None:
-        """Report the worker and all of its models as failed, for good."""
-        with self._lock:
-            models = {
-                name: {**state, "status": "failed", "error": reason} for name, state in self._info["models"].items()
-            }
-        self.update(status="failed", models=models)
-
-    def _publish(self) -> None:
-        with self._lock:
-            info = {**self._info, **self._measure()}
-        try:
-            self._store.publish_worker(self._name, info)
-        except StoreUnavailable as exc:
-            log.warning("heartbeat_failed", detail=exc.message)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(_HEARTBEAT_S):
-            self._publish()
 
 
 def load_engines(settings: Settings, heartbeat: Heartbeat) -> dict[str, LoadedEngine]:
@@ -171,9 +99,8 @@ def make_worker_app(settings: Settings) -> Celery:
     }
     app.conf.broker_transport = TolerantTransport
     app.conf.worker_consumer = TolerantConsumer
-    # No task events unless somebody listens: Flower asks for them every few seconds while it runs (its enable_events),
-    # and three messages per task are a seventh of the worker's CPU time (docs/performance.md).
-    app.conf.worker_send_task_events = False
+    app.conf.worker_send_task_events = True  # Flower; what they cost is in docs/performance.md
+    app.conf.task_send_sent_event = True
     app.conf.worker_hijack_root_logger = False
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
     return app
@@ -286,6 +213,7 @@ def run_worker(
             queues=[messages.WEBHOOK_QUEUE, messages.CELL_QUEUE, messages.QUEUE],  # in this order: see there
             loglevel=settings.log_level,
             quiet=True,  # no banner between the JSON lines
+            task_events=True,
             without_gossip=True,
             without_mingle=True,
         )

@@ -54,6 +54,7 @@ class _Waiting(Generic[Item, Outcome]):
     future: "Future[Outcome]"
     since: float
     due: float
+    had_to_wait: bool
     check: Callable[[], None]
 
 
@@ -98,7 +99,7 @@ class Batcher(Generic[Item, Outcome]):
             now = self._clock()
             is_idle = not count and not self._running
             due = now if is_idle else now + self._limits.max_wait_s
-            waiting = _Waiting[Item, Outcome](item, Future(), now, due, check)
+            waiting = _Waiting[Item, Outcome](item, Future(), now, due, not is_idle, check)
             self._waiting.setdefault(model, deque()).append(waiting)
             self._changed.notify()
         return waiting.future
@@ -203,8 +204,8 @@ class Batcher(Generic[Item, Outcome]):
 
     @staticmethod
     def _passes_check(waiting: _Waiting[Item, Outcome]) -> bool:
-        if waiting.due == waiting.since:
-            return True  # found the device idle
+        if not waiting.had_to_wait:
+            return True
         try:
             waiting.check()
         except Exception as exc:

@@ -75,3 +75,13 @@ def test_no_file_imports_against_the_arrows(folder: str, forbidden: set[str]) ->
 def test_only_the_store_and_the_messages_know_redis() -> None:
     users = [path for folder in ("api", "shared") for path, names in imported_by(folder).items() if "redis" in names]
     assert sorted(users) == ["shared/messages.py", "shared/store/connection.py", "shared/store/jobs.py"]
+
+
+def test_loading_a_network_does_not_import_torch_s_compiler() -> None:
+    """It is most of what a start without it takes; arithmetic on the meta device is enough to pull it in."""
+    loaded = loaded_after(
+        "from worker.nets import CONFIGS, load_checkpoint;"
+        "load_checkpoint('models/starter/rmbg.safetensors', CONFIGS['starter'])"
+    )
+    assert "torch" in loaded
+    assert not loaded & {"sympy"}

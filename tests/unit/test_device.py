@@ -92,7 +92,7 @@ def test_a_cell_whose_job_ended_while_it_waited_does_not_get_the_device(engine: 
         except JobCanceled as exc:
             outcomes.append(exc)
 
-    with DeviceQueue({"rmbg": recorded}, BatchLimits(1, 0.001, 16)) as queue:
+    with DeviceQueue({"rmbg": recorded}, BatchLimits(1, 0, 16)) as queue:
         threads = [threading.Thread(target=queue.mask, args=("rmbg", items[0])), threading.Thread(target=second)]
         threads[0].start()
         assert recorded.entered.wait(60)

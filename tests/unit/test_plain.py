@@ -129,6 +129,16 @@ def test_a_png_with_right_checksums_and_broken_pixels_is_left_to_pillow(place: i
     assert fast(png_of(whole)) is not None
 
 
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT", b"IEND", b"pHYs"])
+def test_a_png_with_a_wrong_checksum_is_left_to_pillow(kind: bytes) -> None:
+    data = saved(art(1, 9, 7, 3), "PNG", dpi=(300, 300))
+    assert fast(data) is not None
+    start = data.index(kind)
+    end = start + 4 + int.from_bytes(data[start - 4 : start], "big")
+    wrong = bytes([data[end] ^ 1])
+    assert fast(data[:end] + wrong + data[end + 1 :]) is None
+
+
 def _png_info(**texts: str) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     for name, value in texts.items():

@@ -9,6 +9,7 @@ for dense prediction. Padded tokens therefore have q, k, v equal to the qkv bias
 Difference from the reference: attention is torch's scaled_dot_product_attention.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -85,11 +86,12 @@ class WindowAttention(nn.Module):
     @staticmethod
     def _index(window_size: int) -> Tensor:
         """(N, N) row of the bias table for each pair of tokens: (dy, dx), shifted to start at zero, in row order."""
-        y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
-        y, x = y.flatten(), x.flatten()
+        # In NumPy: a network is built on the meta device, where this arithmetic would make torch import its compiler,
+        # most of the time that a worker took to load its models (docs/performance.md).
+        y, x = np.divmod(np.arange(window_size**2), window_size)
         dy = y[:, None] - y[None, :] + window_size - 1
         dx = x[:, None] - x[None, :] + window_size - 1
-        return dy * (2 * window_size - 1) + dx
+        return torch.from_numpy(dy * (2 * window_size - 1) + dx)
 
     def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         n, tokens, dim = x.shape
