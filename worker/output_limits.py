@@ -1,9 +1,8 @@
 """How large the files of a cell become, known from the picture's size and the options before anything is computed."""
 
 from shared.errors import OutputTooLarge
-from shared.options import JobOptions, PrintOptions, parse_canvas
+from shared.options import CANVAS_PIXEL_LIMIT, JobOptions, PrintOptions, parse_canvas
 from worker.images import Picture
-from worker.images.print_spec import MAX_CANVAS_PIXELS
 from worker.images.proofs import WEBP_SIDE
 
 
@@ -30,8 +29,8 @@ def check_output(picture: Picture, options: JobOptions) -> None:
             'use format "png"'
         )
     canvas = print_pixels(picture, options.print)
-    if options.print is not None and canvas > max(MAX_CANVAS_PIXELS, picture.width * picture.height):
+    if options.print is not None and canvas > max(CANVAS_PIXEL_LIMIT, picture.width * picture.height):
         raise OutputTooLarge(
             f"a picture of {picture.width}x{picture.height} with margin_px {options.print.margin_px} makes a print of "
-            f"{canvas / 1e6:.0f} megapixels; the limit is {MAX_CANVAS_PIXELS // 10**6}"
+            f"{canvas / 1e6:.0f} megapixels; the limit is {CANVAS_PIXEL_LIMIT // 10**6}"
         )
