@@ -34,7 +34,7 @@ WHEN: dict[str, str] = {
     "device_failed": "a cell: the device answers no more; the worker ends and its supervisor starts another",
     "internal_error": "our fault; the log has it under the request's id",
     "extraction_not_configured": "`extract` is `always`, and no worker has a `GEMINI_API_KEY`",
-    "extraction_blocked": "Gemini refused the picture, or stopped its answer, by its rules (safety, prohibited, recitation)",
+    "extraction_blocked": "Gemini refused the picture, or stopped its answer, by its rules (safety, recitation, ...)",
     "extraction_rejected": "Gemini called the request invalid",
     "extraction_unauthorized": "Gemini does not accept the key",
     "extraction_model_not_found": "there is no model `GEMINI_MODEL`",

@@ -91,7 +91,7 @@ class ModelOpinion(_Report):
 class Opinion(_Report):
     """How far the models agree on a side."""
 
-    agreement: float | None = Field(description="Lowest IoU of any pair; null for a single model")
+    agreement: float | None = Field(description="Lowest IoU of any pair; null where no models were compared")
     pairs: list[Pair] = Field(description="Every two models compared")
     models: dict[str, ModelOpinion] = Field(description="Every model by name")
     recommended: str | None = Field(description="The model whose cutout to take")

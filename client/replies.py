@@ -32,6 +32,7 @@ class Cell(Reply):
         width, height: pixels. bytes: size of the file. seconds: what it took.
         files: addresses of what the options added: print, underbase, thumbnail, proof_black, ...
         preflight: what a printer would check; its `level` is the worst of the checks: ok, warn or fail.
+        own_alpha: the artwork came already cut out and kept its own alpha; no model was run.
         cached: it was taken over from an earlier job.
     """
 
@@ -43,6 +44,7 @@ class Cell(Reply):
     seconds: float | None = None
     files: dict[str, str] = Field(default_factory=dict)
     preflight: dict[str, Any] | None = None
+    own_alpha: bool = False
     cached: bool = False
     error: Failure | None = None
 

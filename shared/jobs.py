@@ -74,6 +74,10 @@ class CellRecord(BaseModel):
     )
     preflight: dict[str, Any] | None = Field(None, description="What a printer would check, each with a sentence")
     print: dict[str, Any] | None = Field(None, description="What happened to the art on its way to the print canvas")
+    own_alpha: bool = Field(
+        False,
+        description="The artwork came already cut out and kept its own alpha; no model was run (options.own_alpha)",
+    )
     cached: bool = Field(False, description="It was not computed for this job but taken over from an earlier one")
     error: dict[str, Any] | None = Field(None, description="Why a failed cell failed")
 

@@ -4,9 +4,19 @@ The plain soft-alpha PNG is the default; every option changes it or adds files b
 """
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from shared.urls import check_url
 
@@ -46,6 +56,14 @@ def _check_canvas(value: str) -> str:
     return value
 
 
+def _check_scale(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One sentence, where pydantic would write one for each kind of value that it may be."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError('must be "fit", "none" or a number of 0.01 to 1') from None
+
+
 class PrintOptions(_Options):
     """A file ready for the printer, beside the plain cutout."""
 
@@ -54,9 +72,11 @@ class PrintOptions(_Options):
     )
     dpi: int = Field(300, ge=30, le=2400, description="Resolution of the canvas, stored in the file")
     position: Position = Field("center", description="Where on the canvas the art goes")
-    scale: Literal["fit", "none"] | Annotated[float, Field(ge=0.01, le=1)] = Field(
-        "fit",
-        description="fit: as large as the canvas allows; none: pixel for pixel; 0.01..1: that share of it",
+    scale: Annotated[Literal["fit", "none"] | Annotated[float, Field(ge=0.01, le=1)], WrapValidator(_check_scale)] = (
+        Field(
+            "fit",
+            description="fit: as large as the canvas allows; none: pixel for pixel; 0.01..1: that share of it",
+        )
     )
     margin_px: int = Field(0, ge=0, le=3000, description="Free border of the canvas (px)")
     allow_upscale: bool = Field(False, description="Enlarge art beyond its own pixels to fill the canvas; else flagged")

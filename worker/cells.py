@@ -88,7 +88,14 @@ class CellMaker:
             times["decode_s"] = round(time.perf_counter() - started, 4)  # and the wait for room in the budget
             record = self._make(job, side, model, picture, options, times, raise_if_ended)
         record.seconds = round(time.perf_counter() - started, 3)
-        log.info("cell_done", cell=cell_name(side, model), seconds=record.seconds, bytes=record.bytes, **times)
+        log.info(
+            "cell_done",
+            cell=cell_name(side, model),
+            seconds=record.seconds,
+            bytes=record.bytes,
+            own_alpha=record.own_alpha,
+            **times,
+        )
         return record
 
     def _make(
@@ -107,8 +114,9 @@ class CellMaker:
             with _timed(times, "infer"):
                 return self._device.mask(model, x, raise_if_ended)
 
+        own_alpha = options.own_alpha == "trust" and is_cut_out(picture.alpha)
         with torch.inference_mode():
-            if options.own_alpha == "trust" and is_cut_out(picture.alpha):
+            if own_alpha:
                 raise_if_ended()  # the device is not needed, but an ended job needs no files either
                 mask = torch.ones(picture.height, picture.width, device=self._engines[model].device)
             else:
@@ -128,6 +136,7 @@ class CellMaker:
             width=picture.width,
             height=picture.height,
             bytes=size,
+            own_alpha=own_alpha,
         )
         planned: dict[str, Any] = {}  # what preflight may know of the print
         if options.print is not None:
@@ -209,13 +218,17 @@ def print_spec(options: PrintOptions) -> PrintSpec:
 
 def print_report(result: PrintResult) -> dict[str, Any]:
     """What happened to the art on its way to the canvas; enlargement is never silent."""
+    box = None
+    if result.box is not None:
+        left, top, width, height = result.box
+        box = [left, top, left + width, top + height]  # as every box of a reply
     return {
         "width": int(result.image.shape[1]),
         "height": int(result.image.shape[0]),
         "scale": round(result.scale, 4),
         "upscaled": result.upscaled,
         "limited": result.limited,
-        "box": None if result.box is None else list(result.box),
+        "box": box,
         "effective_dpi": round(result.effective_dpi, 1),
         "removed_islands": result.removed_islands,
         "removed_pixels": result.removed_pixels,

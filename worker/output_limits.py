@@ -3,8 +3,7 @@
 from typing import Protocol
 
 from shared.errors import OutputTooLarge
-from shared.options import JobOptions, PrintOptions, parse_canvas
-from worker.images.print_spec import MAX_CANVAS_PIXELS
+from shared.options import CANVAS_PIXEL_LIMIT, JobOptions, PrintOptions, parse_canvas
 from worker.images.proofs import WEBP_SIDE
 
 
@@ -40,8 +39,8 @@ def check_output(picture: HasSize, options: JobOptions) -> None:
             'use format "png"'
         )
     canvas = print_pixels(picture, options.print)
-    if options.print is not None and canvas > max(MAX_CANVAS_PIXELS, picture.width * picture.height):
+    if options.print is not None and canvas > max(CANVAS_PIXEL_LIMIT, picture.width * picture.height):
         raise OutputTooLarge(
             f"a picture of {picture.width}x{picture.height} with margin_px {options.print.margin_px} makes a print of "
-            f"{canvas / 1e6:.0f} megapixels; the limit is {MAX_CANVAS_PIXELS // 10**6}"
+            f"{canvas / 1e6:.0f} megapixels; the limit is {CANVAS_PIXEL_LIMIT // 10**6}"
         )

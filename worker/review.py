@@ -8,7 +8,7 @@ import numpy.typing as npt
 from shared.jobs import CellStatus, Job, cell_name
 from shared.storage import FolderStorage
 from worker.cells import PROOF_SIDE, options_of
-from worker.images.opinion import second_opinion
+from worker.images.opinion import own_alpha_opinion, second_opinion
 from worker.images.proofs import encode_webp, shrink
 from worker.images.sheet import SheetRow, contact_sheet
 from worker.pictures import PreparedSides
@@ -43,6 +43,8 @@ class Reviewer:
             if mask is not None:
                 masks[model] = mask
                 preflights[model] = job.cells[name].preflight or {}
+        if masks and all(job.cells[cell_name(side, model)].own_alpha for model in masks):
+            return dict(own_alpha_opinion(masks))
         wanted = options_of(job).print
         fades_wanted = wanted is not None and wanted.alpha == "halftone"
         return dict(second_opinion(masks, preflights, fades_wanted=fades_wanted)) if masks else None

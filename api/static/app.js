@@ -253,6 +253,7 @@ function showCell(name, record, job) {
       record.width && `${record.width} × ${record.height}`,
       record.bytes && (record.bytes < 1e6 ? `${Math.ceil(record.bytes / 1e3)} kB` : `${(record.bytes / 1e6).toFixed(1)} MB`),
       record.seconds !== null && `${record.seconds.toFixed(1)} s`,
+      record.own_alpha && "its own alpha, no model was run",
     ].filter(Boolean).join(" · ");
     showPreflight(cell, record.preflight);
   } else if (status === "failed") {

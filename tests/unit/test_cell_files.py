@@ -23,7 +23,7 @@ from worker.batcher import BatchLimits
 from worker.budget import PixelBudget
 from worker.cells import CellMaker
 from worker.device import DeviceQueue
-from worker.images.sheet import SheetRow, contact_sheet
+from worker.images.sheet import SheetRow, _verdict, contact_sheet
 from worker.pictures import PreparedSides
 from worker.review import Reviewer
 
@@ -110,6 +110,18 @@ def art(width: int, height: int, channels: int = 3) -> Array:
         pixels[..., 3] = np.random.default_rng(0).integers(0, 256, (height, width))
         pixels[: height // 3, :, 3] = 0
     return pixels
+
+
+def sheets_seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, SheetRow]]:
+    """What every contact sheet from now on is made of."""
+    rows: list[dict[str, SheetRow]] = []
+
+    def seen(found: dict[str, SheetRow]) -> Array:
+        rows.append(found)
+        return contact_sheet(found)
+
+    monkeypatch.setattr("worker.review.contact_sheet", seen)
+    return rows
 
 
 _PRINT = st.fixed_dictionaries(
@@ -212,11 +224,29 @@ class TestOwnAlpha:
 
     def test_finished_artwork_comes_back_as_it_was(self, bench: Bench) -> None:
         before = bench.engines["disc"].passes
-        out = np.asarray(bench.open(bench.cell(png(self.star())).url))
+        cell = bench.cell(png(self.star()))
+        out = np.asarray(bench.open(cell.url))
+        assert cell.own_alpha
         assert (out[..., 3] == self.star()[..., 3]).all()
         assert (out[out[..., 3] > 0] == (10, 90, 200, 255)).all()
         assert not out[out[..., 3] == 0].any()
         assert bench.engines["disc"].passes == before
+
+    def test_the_reply_says_that_no_model_was_run(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = sheets_seen(monkeypatch)
+        job = bench.run(png(self.star()), {"proofs": True}, models=("disc", "all"))
+        assert [cell.own_alpha for cell in job.cells.values()] == [True, True]
+        assert job.result is not None
+        opinion = job.result["sides"]["front"]
+        assert opinion["agreement"] is None
+        assert "no model was run, so disc and all are the same picture" in opinion["reason"]
+        assert _verdict(rows[0]["front"])[0] == opinion["reason"]
+
+    def test_cells_that_a_model_cut_do_not_claim_it(self, bench: Bench) -> None:
+        job = bench.run(png(self.star()), {"own_alpha": "cut"}, models=("disc", "all"))
+        assert not any(cell.own_alpha for cell in job.cells.values())
+        assert job.result is not None
+        assert job.result["sides"]["front"]["agreement"] is not None
 
     def test_a_job_that_has_ended_gets_no_files_of_it(self, bench: Bench) -> None:
         with pytest.raises(JobCanceled):
@@ -231,7 +261,9 @@ class TestOwnAlpha:
         pixels = np.full((200, 160, 4), 255, np.uint8)
         pixels[..., 3] = 0
         pixels[20:180, 20:140, 3] = 255
-        out = np.asarray(bench.open(bench.cell(png(pixels)).url))
+        cell = bench.cell(png(pixels))
+        out = np.asarray(bench.open(cell.url))
+        assert not cell.own_alpha
         assert out[100, 80, 3] == 255
         assert out[25, 25, 3] == 0
 
@@ -243,9 +275,11 @@ class TestLimits:
             bench.cell(data, format="webp")
         assert bench.cell(data).width == 16_384
 
-    def test_margins_around_a_trimmed_giant_are_refused_by_name(self, bench: Bench) -> None:
-        data = png(np.zeros((1000, 10_000), np.uint8))
-        with pytest.raises(OutputTooLarge, match="10000x1000 with margin_px 3000 makes a print of 112 megapixels"):
+    def test_margins_that_make_more_than_the_largest_canvas_are_refused_by_name(self, bench: Bench) -> None:
+        data = png(np.zeros((2000, 2500), np.uint8))
+        with pytest.raises(
+            OutputTooLarge, match=r"2500x2000 with margin_px 3000 makes a print of 68 megapixels; .* 64"
+        ):
             bench.cell(data, print={"canvas": "trim", "margin_px": 3000})
 
 
@@ -261,16 +295,16 @@ class TestReports:
         assert resolution["level"] == "fail"
         assert cell.preflight["print"]["width_assumed"] is False
 
+    def test_the_box_of_a_print_has_the_corners_of_the_art_on_the_canvas(self, bench: Bench) -> None:
+        """left, top, right, bottom, as every box of a reply."""
+        cell = bench.cell(png(art(100, 120)), print={"canvas": "400x300", "position": "bottom-right", "margin_px": 7})
+        assert cell.print is not None
+        assert tuple(cell.print["box"]) == bench.open(cell.files["print"]).getchannel("A").getbbox()
+
     def test_the_contact_sheet_tells_the_level_of_every_preflight(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rows: list[dict[str, SheetRow]] = []
-
-        def seen(found: dict[str, SheetRow]) -> Array:
-            rows.append(found)
-            return contact_sheet(found)
-
-        monkeypatch.setattr("worker.review.contact_sheet", seen)
+        rows = sheets_seen(monkeypatch)
         job = bench.run(png(art(100, 120)), {"proofs": True}, models=("disc", "all"))
         reports = {model: job.cells[f"front_{model}"].preflight for model in ("disc", "all")}
         assert rows[0]["front"].levels == {model: report and report["level"] for model, report in reports.items()}

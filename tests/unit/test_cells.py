@@ -8,17 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.options import Position as ClientPosition
-from shared.options import PrintOptions
+from shared.options import Position, PrintOptions
 from worker.cells import print_spec
-from worker.images.print_spec import Position as RendererPosition
 from worker.images.print_spec import PrintSpec
 from worker.images.printing import render_print
 
 _ANY: dict[str, st.SearchStrategy[Any]] = {
     "canvas": st.one_of(st.just("trim"), st.builds("{}x{}".format, st.integers(1, 90), st.integers(1, 90))),
     "dpi": st.integers(30, 2400),
-    "position": st.sampled_from(get_args(ClientPosition)),
+    "position": st.sampled_from(get_args(Position)),
     "scale": st.one_of(st.sampled_from(["fit", "none"]), st.floats(0.005, 1)),
     "margin_px": st.integers(0, 60),
     "allow_upscale": st.booleans(),
@@ -48,9 +46,8 @@ def test_every_accepted_combination_is_rendered(fields: dict[str, Any]) -> None:
     assert (result.underbase is not None) == options.underbase
 
 
-def test_both_sides_mean_the_same_by_default_and_by_position() -> None:
+def test_both_sides_mean_the_same_by_default() -> None:
     assert print_spec(PrintOptions()) == PrintSpec()
-    assert set(get_args(ClientPosition)) == set(get_args(RendererPosition))
 
 
 def test_a_canvas_beyond_the_limits_is_refused() -> None:

@@ -22,7 +22,7 @@ from api.schemas import ProcessRequest
 from shared.options import PrintOptions
 from shared.settings import load_settings
 from worker.cells import print_report, print_spec
-from worker.images.opinion import second_opinion
+from worker.images.opinion import own_alpha_opinion, second_opinion
 from worker.images.preflight import preflight
 from worker.images.printing import render_print
 
@@ -195,6 +195,7 @@ def test_the_reports_of_the_worker_have_the_documented_shape() -> None:
         Preflight.model_validate(checks)
         masks = {"rmbg": cutout[..., 3], "birefnet": np.roll(cutout[..., 3], 30)}
         Opinion.model_validate(second_opinion(masks, {"rmbg": checks}))
+        Opinion.model_validate(own_alpha_opinion(masks))
         spec = print_spec(PrintOptions(canvas="600x800", dpi=100))
         PrintReport.model_validate(print_report(render_print(cutout, spec)))
     ErrorRecord.model_validate(error_classes()["internal_error"]("x").to_record())

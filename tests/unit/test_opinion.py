@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.images.opinion import OpinionJson, second_opinion
+from worker.images.opinion import OpinionJson, own_alpha_opinion, second_opinion
 from worker.images.preflight import preflight
 
 Array = np.ndarray[Any, Any]
@@ -221,3 +221,24 @@ class TestReview:
 
     def test_an_empty_mask_alone_needs_one(self) -> None:
         assert second_opinion({"a": NOTHING})["needs_review"]
+
+
+class TestOwnAlpha:
+    """Art that kept its own alpha: nothing was compared, and the opinion does not pretend so."""
+
+    def test_no_agreement_is_claimed_and_the_reason_is_told(self) -> None:
+        opinion = own_alpha_opinion({"rmbg": ART, "birefnet": ART})
+        assert opinion["agreement"] is None
+        assert opinion["pairs"] == []
+        assert opinion["recommended"] == "rmbg"
+        assert opinion["reason"] == (
+            "The artwork came already cut out and kept its own alpha; no model was run, "
+            "so rmbg and birefnet are the same picture."
+        )
+        assert not opinion["needs_review"]
+        assert opinion["models"] == second_opinion({"rmbg": ART, "birefnet": ART})["models"]
+
+    def test_art_that_is_hardly_visible_needs_a_look_but_no_model_is_blamed(self) -> None:
+        opinion = own_alpha_opinion({"rmbg": NOTHING})
+        assert opinion["needs_review"]
+        assert "rmbg" not in opinion["review_reason"]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.options import Position
 from worker.images.halftone import box_of_large, choke, screen, sharpen_edges, small_regions
-from worker.images.print_spec import AlphaMode, Position, PrintSpec
+from worker.images.print_spec import AlphaMode, PrintSpec
 from worker.images.printing import render_print
 
 Array = np.ndarray[Any, Any]
@@ -167,7 +168,7 @@ class TestOrder:
         [
             ("canvas", (0, 5), "canvas"),
             ("canvas", (5, 12_001), "1 to 12000"),
-            ("canvas", (12_000, 12_000), "80000000"),
+            ("canvas", (12_000, 12_000), "64000000"),
             ("canvas", (5.0, 5), "canvas"),
             ("canvas", [5, 5], "canvas"),
             ("dpi", 29, "30 to 2400"),

@@ -71,7 +71,7 @@ class ModelJson(TypedDict):
 
 
 class OpinionJson(TypedDict):
-    """The opinion on one side; `agreement` is the lowest IoU of any pair, null for a single model."""
+    """The opinion on one side; `agreement` is the lowest IoU of any pair, null where no models were compared."""
 
     agreement: float | None
     pairs: list[PairJson]
@@ -106,24 +106,55 @@ def second_opinion(
     levels = {name: _levels(mask) for name, mask in masks.items()}
     if len({mask.shape for mask in levels.values()}) > 1:
         raise ValueError(f"masks must be of one size, not {', '.join(str(mask.shape) for mask in levels.values())}")
-    models: dict[str, ModelJson] = {
-        name: {"coverage": float((mask >= 0.5).mean()), "decisiveness": _decisiveness(mask)}
-        for name, mask in levels.items()
-    }
+    models = _measured(levels)
     pairs = [_compare(a, b, levels[a], levels[b]) for a, b in combinations(levels, 2)]
     fades = _fades(levels) if fades_wanted else None
     recommended, reason = _recommend(models, pairs, preflights or {}, fades)
     review_reason = _review_reason(models, pairs)
-    for model in models.values():
-        model["coverage"], model["decisiveness"] = round(model["coverage"], 4), round(model["decisiveness"], 4)
     return {
         "agreement": min((pair["iou"] for pair in pairs), default=None),
         "pairs": pairs,
-        "models": models,
+        "models": _rounded(models),
         "recommended": recommended,
         "reason": reason,
         "needs_review": bool(review_reason),
         "review_reason": review_reason,
+    }
+
+
+def own_alpha_opinion(masks: Mapping[str, npt.NDArray[np.uint8]]) -> OpinionJson:
+    """The opinion on art that kept its own alpha: no model was run, so there is nothing to compare.
+
+    Args:
+        masks: as for `second_opinion`, at least one; all the same.
+    """
+    models = _measured({name: _levels(mask) for name, mask in masks.items()})
+    first = next(iter(models))
+    reason = "The artwork came already cut out and kept its own alpha; no model was run"
+    reason += f", so {' and '.join(models)} are the same picture." if len(models) > 1 else "."
+    review_reason = "Next to nothing of the artwork is visible." if _is_empty(models[first]) else ""
+    return {
+        "agreement": None,
+        "pairs": [],
+        "models": _rounded(models),
+        "recommended": first,
+        "reason": reason,
+        "needs_review": bool(review_reason),
+        "review_reason": review_reason,
+    }
+
+
+def _measured(levels: Mapping[str, Mask]) -> dict[str, ModelJson]:
+    return {
+        name: {"coverage": float((mask >= 0.5).mean()), "decisiveness": _decisiveness(mask)}
+        for name, mask in levels.items()
+    }
+
+
+def _rounded(models: Mapping[str, ModelJson]) -> dict[str, ModelJson]:
+    return {
+        name: {"coverage": round(model["coverage"], 4), "decisiveness": round(model["decisiveness"], 4)}
+        for name, model in models.items()
     }
 
 

@@ -4,12 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
+from shared.options import CANVAS_PIXEL_LIMIT, CANVAS_SIDE_LIMIT, Position
+
 AlphaMode = Literal["soft", "hard", "halftone"]
 
-#: Largest canvas side and area, in pixels: a 24x36 inch poster at 300 dpi is 7200x10800.
-MAX_CANVAS_SIDE = 12_000
-MAX_CANVAS_PIXELS = 80_000_000
 #: Largest margin, in pixels; it matters where there is no canvas to measure it against.
 MAX_MARGIN = 3_000
 #: Diameter below which a halftone dot is left out, in mm. About two printer dots; a smaller one holds no ink, and lone
@@ -96,12 +94,12 @@ class PrintSpec:
         self._check_range("underbase_choke_px", 0, 10)
 
     def _check_canvas(self) -> None:
-        limit = f"a width and a height of 1 to {MAX_CANVAS_SIDE} px, at most {MAX_CANVAS_PIXELS} px together"
+        limit = f"a width and a height of 1 to {CANVAS_SIDE_LIMIT} px, at most {CANVAS_PIXEL_LIMIT} px together"
         if self.canvas is not None:
             good = isinstance(self.canvas, tuple) and len(self.canvas) == 2 and all(map(_is_whole, self.canvas))
-            if not good or not all(1 <= side <= MAX_CANVAS_SIDE for side in self.canvas):
+            if not good or not all(1 <= side <= CANVAS_SIDE_LIMIT for side in self.canvas):
                 raise ValueError(f"canvas is {self.canvas!r}; it must be None or {limit}")
-            if self.canvas[0] * self.canvas[1] > MAX_CANVAS_PIXELS:
+            if self.canvas[0] * self.canvas[1] > CANVAS_PIXEL_LIMIT:
                 raise ValueError(f"canvas is {self.canvas!r}; it must be None or {limit}")
         most = MAX_MARGIN if self.canvas is None else min(MAX_MARGIN, (min(self.canvas) - 1) // 2)
         if not _is_whole(self.margin_px) or not 0 <= self.margin_px <= most:

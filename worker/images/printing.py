@@ -9,7 +9,7 @@ after the resize, because choke, specks and dots are lengths on the printed canv
 
 Memory beside the cutout, result included: 310 to 450 MB for a 4500x5400 canvas, 530 MB when it is shrunk from
 5400x6480, noise included; it grows with the pixels of both. Cutouts are bounded by the caller's pixel limit,
-canvases by MAX_CANVAS_PIXELS. Time for 4500x5400 on one core of a busy machine: soft 0.1 s, hard 0.3 to 0.5 s, halftone
+canvases by the options. Time for 4500x5400 on one core of a busy machine: soft 0.1 s, hard 0.3 to 0.5 s, halftone
 0.3 to 0.6 s; shrunk from 5400x6480 0.6 to 0.7 s; noise at most 1.2 s (benchmarks/printing.py).
 """
 

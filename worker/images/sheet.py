@@ -118,7 +118,7 @@ def _verdict(row: SheetRow) -> tuple[str, str]:
     if opinion.get("needs_review"):
         return f"please review: {opinion['review_reason']}", _ALARM
     agreement = opinion.get("agreement")
-    return ("one model only" if agreement is None else f"models agree on {agreement:.1%} (IoU)"), _QUIET
+    return (str(opinion["reason"]) if agreement is None else f"models agree on {agreement:.1%} (IoU)"), _QUIET
 
 
 def _marks(model: str, row: SheetRow) -> list[tuple[str, str]]:
