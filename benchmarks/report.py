@@ -61,7 +61,7 @@ def bars(path: Path | None, title: str, unit: str, values: Mapping[str, float]) 
 
     figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.35 * len(values)), layout="constrained")
     drawn = axes.barh(list(values), list(values.values()), color="#3b6ea5")
-    axes.bar_label(drawn, fmt="%.3g", padding=3)
+    axes.bar_label(drawn, fmt=lambda value: f"{value:.3g}" if value < 1000 else f"{value:,.0f}", padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(title=title, xlabel=unit)
