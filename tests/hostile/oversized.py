@@ -110,8 +110,8 @@ def _inflated() -> Iterator[Case]:
     small = header(48, 32)
     files = {
         "pixels": png(small, chunk(b"IDAT", bomb), END),
-        # Whoever goes on inflating once all rows are there is busy for a minute.
-        "pixels-of-10-gb": png(small, chunk(b"IDAT", zeros(10 * 2**30)), END),
+        # Whoever goes on inflating once all rows are there is busy for more than a minute.
+        "pixels-of-40-gb": png(small, chunk(b"IDAT", zeros(40 * 2**30)), END),
         "ztxt": simple_png(chunk(b"zTXt", b"Comment\0\0" + bomb)),
         "itxt": simple_png(chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb)),
         "iccp": simple_png(chunk(b"iCCP", b"profile\0\0" + bomb)),
