@@ -420,7 +420,7 @@ def test_the_envelope_has_exactly_the_promised_keys(client: FlaskClient, played_
                           "progress", "links", "queue_position", "eta_seconds", "cells", "extraction",
                           "tokens", "result", "error", "webhook"]  # fmt: skip
     assert list(body["cells"]["front_rmbg"]) == ["status", "url", "width", "height", "bytes", "seconds", "files",
-                                                 "preflight", "print", "cached", "error"]  # fmt: skip
+                                                 "preflight", "print", "own_alpha", "cached", "error"]  # fmt: skip
     assert body["progress"] == {"done": 4, "total": 4}
     assert body["result"] == done
     assert body["links"]["self"] == f"http://service.test/jobs/{done['job_id']}"
