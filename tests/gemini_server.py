@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -230,7 +231,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        version, models, call = self.path.strip("/").split("/", 2)
+        version, models, call = urlsplit(self.path).path.strip("/").split("/", 2)  # from a proxy's client: a whole URL
         model, _, method = call.partition(":")
         if (version, models, method.partition("?")[0]) != ("v1beta", "models", "generateContent"):
             self.send_json(404, {"error": {"code": 404, "status": "NOT_FOUND", "message": self.path}})

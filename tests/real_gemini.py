@@ -13,7 +13,7 @@ from shared.errors import ExtractionError, FatalError
 from shared.local.redis_server import RedisServer, find_redis_server
 from shared.settings import load_settings
 from shared.store import Store
-from worker.extraction import read_prompt
+from worker.asking import read_prompt
 from worker.gemini import Gemini, Usage, nearest_aspect
 from worker.images import decode, encode_png
 from worker.images.outgoing import to_send

@@ -47,7 +47,8 @@ class Side:
     ) -> None:
         self.settings, self.store = settings, store
         self.storage = FolderStorage(settings.outputs_dir, settings.base_url)
-        self.extractor = Extractor(settings, store, self.storage, PixelBudget(10**8))
+        self.budget = PixelBudget(10**8)
+        self.extractor = Extractor(settings, store, self.storage, self.budget)
         job = new_job(
             job_id=new_job_id(),
             client_id=7,
@@ -311,6 +312,24 @@ class TestErrors:
         assert asked.report.warning is None
 
 
+def test_while_the_model_draws_the_memory_is_free_for_others(side: MakeSide, remote: GeminiServer) -> None:
+    remote.will(server.held(server.picture()))
+    asked = side()
+
+    def use_everything() -> bool:
+        with asked.budget.hold(10**8):
+            return True
+
+    with ThreadPoolExecutor(2) as threads:
+        prepared = threads.submit(asked.prepare)
+        eventually(remote.entered.is_set)
+        try:
+            assert threads.submit(use_everything).result(20)
+        finally:
+            remote.release.set()
+        assert prepared.result(30).picture is not None
+
+
 class TestPaidOnce:
     def test_a_side_that_is_prepared_again_is_not_asked_again(self, side: MakeSide, remote: GeminiServer) -> None:
         asked = side()
@@ -415,6 +434,17 @@ class TestPaidOnce:
             with pytest.raises(JobCanceled):
                 outcome.result(20)
         assert len(remote.requests) == 1
+
+    def test_a_broken_answer_of_a_killed_run_is_not_asked_for_again(self, side: MakeSide, remote: GeminiServer) -> None:
+        """Given the answer was stored and the worker killed before it was looked at, then it fails without a call."""
+        asked = side()
+        cost = {"calls": 1, "tokens": {"prompt": 1, "candidates": 2, "total": 3}}
+        asked.storage.write_work(asked.job_id, "front-answer.bin", Answer(b"no picture", cost).to_bytes())
+        assert asked.prepare().data == PHOTO
+        assert asked.report.reason == "extraction_bad_answer"
+        assert asked.job.tokens is not None
+        assert asked.job.tokens.total == 3
+        assert remote.connections == 0
 
     def test_calls_lost_to_killed_workers_are_repeated_once_only(self, side: MakeSide, remote: GeminiServer) -> None:
         asked = side(extract_on_error="fail")

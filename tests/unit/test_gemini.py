@@ -198,6 +198,20 @@ def test_a_server_that_never_ends_is_left_on_time(make: Make, remote: GeminiServ
     assert len(remote.requests) == 1
 
 
+def test_a_proxy_of_the_environment_is_used_and_left_on_time_too(
+    make: Make, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", remote.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    gemini = make(gemini_base_url="http://gemini.test", gemini_timeout_s=2)
+    remote.will(server.picture(b"the design"), server.drip())
+    assert ask(gemini) == b"the design"
+    started = time.monotonic()
+    assert error_of(gemini).code == "extraction_timeout"
+    assert time.monotonic() - started < 10
+
+
 def test_an_endless_body_is_left_at_the_limit(
     make: Make, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

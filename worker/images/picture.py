@@ -76,6 +76,10 @@ class PictureSize(NamedTuple):
     width: int
     height: int
 
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
 
 def read_size(data: bytes, *, pixel_limit: int) -> PictureSize:
     """Size of a picture file, from its header.
