@@ -47,6 +47,12 @@ def with_specks(alpha: Array) -> Array:
     return out
 
 
+def keyed() -> Array:
+    """A photograph at twice the size; the colour that a GIF gave up was in a sixth of its pixels."""
+    kept = np.random.default_rng(0).random((2 * HEIGHT, 2 * WIDTH)) > 1 / 6
+    return np.where(kept, cv2.resize(turned(5), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST), np.uint8(0))
+
+
 def lettering() -> Array:
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     for y, words in ((300, "HELLO"), (500, "WORLD"), (700, "ill. |||")):
@@ -92,12 +98,14 @@ FRAMES: dict[str, Callable[[], Array]] = {
     ),
     "soft borders": lambda: np.asarray(cv2.GaussianBlur(turned(0, 500, 700), (0, 0), 30)),
     "clear on one side only": lambda: filled((40, 0), (799, 0), (799, 999), (40, 999)),
+    "a colour keyed out all over it": keyed,
     "nothing visible": lambda: np.full((HEIGHT, WIDTH), 3, np.uint8),
 }
 ART: dict[str, Callable[[], Array]] = {
     "lettering": lettering,
     "a star": star,
     "a ring": ring,
+    "a star and a disc": lambda: cv2.circle(star(), (660, 860), 110, (255.0,), -1, cv2.LINE_AA),
     "many dots": dots,
     "one hairline": lambda: cv2.line(np.zeros((HEIGHT, WIDTH), np.uint8), (50, 50), (700, 900), (255.0,)),
     "a star on faint dust": lambda: np.maximum(star(), np.uint8(2)),
