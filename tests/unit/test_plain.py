@@ -188,3 +188,21 @@ def test_a_header_with_16_bits_a_channel_is_left_to_pillow() -> None:
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", idat) + chunk(b"IEND", b"")
     assert Image.open(io.BytesIO(data)).mode == "RGB"
     assert fast(data) is None
+
+
+@pytest.mark.parametrize("rows", [16, 18, 5000])
+def test_a_png_with_more_or_fewer_rows_than_it_says_is_left_to_pillow(rows: int) -> None:
+    """OpenCV would inflate all there is, which may be a thousand times the file."""
+    raw = np.zeros((rows, 40), np.uint8)
+    assert fast(png_of(zlib.compress(raw.tobytes()))) is None
+    assert fast(png_of(zlib.compress(raw[:1].repeat(17, axis=0).tobytes()))) is not None
+
+
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_pixels_that_are_inflated_in_many_pieces_are_taken(level: int) -> None:
+    image = Image.new("RGB", (2100, 1700), (9, 99, 200))
+    image.paste(art(3, 900, 900, 3), (300, 300))
+    data = saved(image, "PNG", compress_level=level)
+    pixels = fast(data)
+    assert pixels is not None
+    assert same(pixels, data)

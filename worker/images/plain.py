@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
+from isal import igzip_lib, isal_zlib
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
@@ -28,6 +29,8 @@ _CHUNKS = 20_000
 #: Where Pillow keeps what may hold an orientation.
 _ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 _ORIENTATION = 0x0112
+#: Pixels are inflated for the check so many bytes at a time, to at most so many.
+_PACKED_BYTES, _PIECE_BYTES = 2**16, 2**20
 
 
 def decode_plain(data: bytes, image: Image.Image) -> tuple[Pixels, Pixels | None] | None:
@@ -78,24 +81,53 @@ def _decode_png(data: bytes, image: Image.Image) -> tuple[Pixels, Pixels | None]
 
 
 def _is_whole_png(data: bytes) -> bool:
-    """True for 8 bits a channel, nothing but harmless chunks, each with its right checksum, up to IEND."""
-    view, at, seen_pixels = memoryview(data), 8, False
+    """True for 8 bits a channel, nothing but harmless chunks, each with its right checksum, up to IEND.
+
+    And for exactly as many inflated bytes as the header says. OpenCV inflates whatever there is: a source of 50 MB can
+    hold 50 GB, for minutes.
+    """
+    view, at, pixels = memoryview(data), 8, list[memoryview]()
     for _ in range(_CHUNKS):
         if at + 12 > len(data):
             return False
         length = int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
         end = at + 12 + length
-        if end > len(data) or (kind not in _HARMLESS and (seen_pixels or kind not in _BEFORE_PIXELS)):
+        if end > len(data) or (kind not in _HARMLESS and (pixels or kind not in _BEFORE_PIXELS)):
             return False
         if kind == b"iTXt" and data[at + 8 : end - 4].partition(b"\0")[2][:1] != b"\0":
             return False
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             return False
-        if kind == b"IHDR" and data[at + 16] != 8:
+        if kind == b"IHDR" and (data[at + 16] != 8 or data[at + 20] != 0):  # interlaced rows are counted otherwise
             return False
-        seen_pixels = seen_pixels or kind == b"IDAT"
+        if kind == b"IDAT":
+            pixels.append(view[at + 8 : end - 4])
         if kind == b"IEND":
-            return True
+            return _inflates_to(pixels, _row_bytes(data) * int.from_bytes(data[20:24], "big"))
         at = end
     return False
+
+
+def _row_bytes(data: bytes) -> int:
+    """Bytes of a row of an 8-bit RGB or RGBA PNG, its filter type included."""
+    return 1 + int.from_bytes(data[16:20], "big") * (4 if data[25] == 6 else 3)
+
+
+def _inflates_to(parts: list[memoryview], size: int) -> bool:
+    """Whether a deflate stream ends well after exactly `size` bytes; it is read in pieces, and no further than that."""
+    inflate, seen = isal_zlib.decompressobj(), 0
+    try:
+        for part in parts:
+            for start in range(0, len(part), _PACKED_BYTES):
+                rest: bytes | memoryview = part[start : start + _PACKED_BYTES]
+                is_full = True  # then there may be more to come, also when all input is taken
+                while (len(rest) or is_full) and seen <= size and not inflate.eof:
+                    piece = inflate.decompress(rest, _PIECE_BYTES)
+                    seen, is_full = seen + len(piece), len(piece) == _PIECE_BYTES
+                    rest = inflate.unconsumed_tail  # a copy, so what is handed in is small
+                if seen > size:
+                    return False
+    except igzip_lib.IsalError:  # type: ignore[misc]  # the stubs call it a variable
+        return False
+    return bool(inflate.eof) and seen == size
