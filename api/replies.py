@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from flask import Response
-from pydantic import BaseModel
 
 from api.errors import record_problem
 from api.schemas import JobEnvelope, JobList, JobSummary, Links, Progress
@@ -60,17 +59,17 @@ def _summary(service: Service, job: Job) -> dict[str, Any]:
 def list_reply(service: Service, page: Page) -> Response:
     """A page of a listing."""
     body = JobList(jobs=[JobSummary(**_summary(service, job)) for job in page.jobs], next_cursor=page.next_cursor)
-    return _json(service, body)
+    jobs = [service.urls.sign(entry.model_dump(mode="json"), entry.job_id) for entry in body.jobs]
+    return _json({**body.model_dump(mode="json"), "jobs": jobs})
 
 
 def envelope_reply(service: Service, job: Job, status: int) -> Response:
-    return _json(service, envelope(service, job), status)
+    return _json(service.urls.sign(envelope(service, job).model_dump(mode="json"), job.job_id), status)
 
 
-def _json(service: Service, body: BaseModel, status: int = 200) -> Response:
-    """A reply that nobody may keep, with its output URLs signed."""
-    text = json.dumps(service.urls.sign(body.model_dump(mode="json")))
-    reply = Response(text, status, content_type="application/json")
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    """A reply that nobody may keep."""
+    reply = Response(json.dumps(body), status, content_type="application/json")
     reply.headers["Cache-Control"] = "no-store"
     return reply
 
@@ -78,13 +77,11 @@ def _json(service: Service, body: BaseModel, status: int = 200) -> Response:
 def result_reply(service: Service, job: Job) -> Response:
     """The reply for a job that has ended: its result, or its error as a problem when there is no cutout."""
     if job.result is not None and job.status != JobStatus.FAILED:
-        reply = Response(json.dumps(service.urls.sign(job.result)), 200, content_type="application/json")
-        reply.headers["Cache-Control"] = "no-store"
-        return reply
+        return _json(service.urls.sign(job.result, job.job_id))
     cells = {name: cell.model_dump(mode="json") for name, cell in job.cells.items()}
     extraction = {side: report.model_dump(mode="json") for side, report in job.extraction.items()}
-    members = service.urls.sign({"job_id": job.job_id, "cells": cells, "extraction": extraction})
-    return record_problem(job.error, members)
+    members = {"job_id": job.job_id, "cells": cells, "extraction": extraction}
+    return record_problem(job.error, service.urls.sign(members, job.job_id))
 
 
 def _queue_position(service: Service, job: Job) -> int | None:

@@ -193,6 +193,13 @@ class Job(BaseModel):
         """The sides this job has, in reporting order."""
         return tuple(side for side in SIDES if side in self.sources)
 
+    @property
+    def output_urls(self) -> list[str]:
+        """Addresses of all files that were delivered: print files, proofs, originals and the contact sheet too."""
+        urls = [url for cell in self.cells.values() for url in (cell.url, *cell.files.values())]
+        urls += [side.original_url for side in self.extraction.values()]
+        return [url for url in (*urls, (self.result or {}).get("contact_sheet")) if url]
+
 
 def new_job_id() -> str:
     """A fresh, unguessable job id: 32 hexadecimal digits."""

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 from shared.errors import OutputUrlExpired, OutputUrlInvalid
 from shared.settings import Settings
+from shared.storage import job_of
 
 
 class OutputUrls:
@@ -26,16 +27,21 @@ class OutputUrls:
         self._ttl_s = settings.output_url_ttl
         self._secret = settings.output_url_secret.get_secret_value().encode()
 
-    def sign(self, value: Any) -> Any:
-        """A copy of a JSON value in which every output URL is signed."""
+    def sign(self, value: Any, job_id: str) -> Any:
+        """A copy of a JSON value in which every output URL of this job is signed.
+
+        No others: a reply also repeats what clients have sent, such as a webhook's address, and whoever put the address
+        of somebody else's file there would get it back signed.
+        """
         if not self._ttl_s:
             return value
         if isinstance(value, str):
-            return self._signed(value) if value.startswith(self._prefix) else value
+            is_own = value.startswith(self._prefix) and job_of(value.removeprefix(self._prefix)) == job_id
+            return self._signed(value) if is_own else value
         if isinstance(value, Mapping):
-            return {name: self.sign(item) for name, item in value.items()}
+            return {name: self.sign(item, job_id) for name, item in value.items()}
         if isinstance(value, list):
-            return [self.sign(item) for item in value]
+            return [self.sign(item, job_id) for item in value]
         return value
 
     def check(self, name: str, query: Mapping[str, str]) -> int | None:

@@ -25,7 +25,7 @@ from shared.jobs import JOB_ID
 
 #: The only names that are ever served: no dots, slashes or other ways out of the folder, and no kind that browsers run.
 OUTPUT_NAME = re.compile(
-    rf"design_-?[A-Za-z0-9_-]{{1,64}}_{JOB_ID.pattern}_(?:front|back)_[a-z0-9]+(?:_[a-z0-9]+)*\.(?:png|webp)"
+    rf"design_-?[A-Za-z0-9_-]{{1,64}}_({JOB_ID.pattern})_(?:front|back)_[a-z0-9]+(?:_[a-z0-9]+)*\.(?:png|webp)"
 )
 _WORK = ".work"
 _WORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9]{1,16})?")
@@ -51,6 +51,13 @@ def output_name(client_id: int | str, job_id: str, side: str, model: str, ext: s
 def name_of(url: str) -> str:
     """The name of an output, from its address."""
     return url.partition("?")[0].rpartition("/")[2]
+
+
+def job_of(name: str) -> str | None:
+    """The job that an output belongs to; None when this is not the name of one."""
+    # Greedy: an id of the client's that looks like another job's name cannot stand for that job.
+    match = OUTPUT_NAME.fullmatch(name)
+    return match[1] if match else None
 
 
 class Storage(Protocol):

@@ -108,7 +108,7 @@ class Pipeline:
         record = self._cache.find(job, side, model)
         if record is None:
             return False
-        self._store.record_cell(job.job_id, cell_name(side, model), record)
+        self._deliver(job, side, model, record)
         return True
 
     def _current(self, job_id: str, step: str) -> Job | None:

@@ -57,7 +57,13 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
             # Submitted before, and this message came back before it was acknowledged: the cells are on their way.
             if patiently(lambda: _mark(job_id)) == "submitted":
                 return
-            cells = patiently(lambda: pipeline.prepare(job_id))
+            try:
+                cells = patiently(lambda: pipeline.prepare(job_id))
+            except Exception as exc:  # the message is done with it: nobody else would ever end the job
+                log.exception("plan_failed")
+                detail = repr(exc)
+                patiently(lambda: pipeline.fail(job_id, detail=detail[:500]))
+                return
             if not cells:
                 patiently(lambda: pipeline.assemble(job_id))
                 return

@@ -159,7 +159,7 @@ class WebhookSender:
 
     def _body(self, job: Job, delivery: Delivery) -> str:
         happened = datetime.fromtimestamp(delivery.at_ms / 1000, UTC)
-        data = self._urls.sign(job_data(job))
+        data = self._urls.sign(job_data(job), job.job_id)
         if delivery.cell is not None:
             data["cell"] = delivery.cell
         return json.dumps({"type": delivery.type, "timestamp": happened.isoformat(), "data": data})
@@ -169,10 +169,11 @@ def job_data(job: Job) -> dict[str, Any]:
     """The job as GET /jobs/{job_id} shows it, less what only matters while it waits."""
     data = job.model_dump(
         mode="json",
-        include={"job_id", "id", "status", "created_at", "started_at", "completed_at", "cells", "result", "error"},
+        include={"job_id", "id", "status", "created_at", "started_at", "completed_at", "deadline", "retry_of"}
+        | {"cells", "extraction", "result", "error"},
     )
     done = sum(cell.status in FINAL_CELLS for cell in job.cells.values())
-    return {**data, "progress": {"done": done, "total": len(job.cells)}}
+    return {**data, "tokens": job.tokens, "progress": {"done": done, "total": len(job.cells)}}
 
 
 class WebhookClock:

@@ -61,7 +61,7 @@ def _stream(service: Service, job_id: str, after: str) -> Iterator[str]:
             while not service.closing.is_set():
                 found = service.store.events(job_id, after, block_ms=int(_LOOK_S * 1000))
                 for after, event in found:
-                    yield _frame(after, service.urls.sign(event))
+                    yield _frame(after, service.urls.sign(event, job_id))
                     if event.get("final"):
                         return
                 quiet_s = 0.0 if found else quiet_s + _LOOK_S

@@ -5,6 +5,7 @@ from werkzeug.exceptions import NotFound
 
 from api.service import Service, get_service
 from shared.errors import AppError, JobNotFound, OutputExpired, OutputNotFound, StoreUnavailable
+from shared.storage import job_of
 
 routes = Blueprint("outputs", __name__)
 
@@ -28,12 +29,10 @@ def output(name: str) -> Response:
 
 def _missing(service: Service, name: str) -> AppError:
     """Gone, when a job on record delivered this file; else it never was, as far as anyone remembers."""
-    job_id = name.split("_")[-3]  # design_{id}_{job_id}_{side}_{model}.png: only the id can hold more underscores
     try:
-        job = service.store.get(job_id)
-        urls = [cell.url for cell in job.cells.values()] + [side.original_url for side in job.extraction.values()]
+        delivered = service.store.get(job_of(name) or "").output_urls
     except (JobNotFound, StoreUnavailable):
-        urls = []
-    if any(url and url.endswith(f"/{name}") for url in urls):
+        delivered = []
+    if any(url.endswith(f"/{name}") for url in delivered):
         return OutputExpired(f"{name} was made and has been removed since; send the job again")
     return OutputNotFound(f"There is no output {name}; it was never made, or has been removed")

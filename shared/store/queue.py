@@ -44,7 +44,7 @@ class JobQueue:
     def queue_full(self) -> QueueFull:
         """The error that says so, and when to come again."""
         return QueueFull(
-            f"{self._max_queued} jobs wait already (MAXQUEUED_JOBS)",
+            f"{self._max_queued} jobs wait already (MAX_QUEUED_JOBS)",
             retry_after_s=self.pace.retry_after_s(self._max_queued),
         )
 

@@ -12,8 +12,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from shared.jobs import CellRecord, CellStatus, Source, new_job
+from shared.jobs import CellRecord, CellStatus, Job, JobStatus, Source, new_job
 from shared.settings import Settings, load_settings
+from shared.storage import output_name
 from shared.store import Store
 from tests.redis_server import free_port
 
@@ -42,15 +43,36 @@ def output(settings: Settings) -> bytes:
     return b"\x89PNG" + bytes(range(200))
 
 
-def test_an_output_that_was_delivered_and_removed_is_gone(client: FlaskClient, store: Store) -> None:
-    job = new_job(
+def make_job() -> Job:
+    return new_job(
         job_id=JOB_ID, client_id=123, sources={"front": Source(kind="url", url="http://x/")}, models=("rmbg",)
     )
-    store.create(job)
+
+
+def test_an_output_that_was_delivered_and_removed_is_gone(client: FlaskClient, store: Store) -> None:
+    store.create(make_job())
     assert client.get(f"/outputs/{NAME}").get_json()["code"] == "output_not_found"  # not delivered yet
     url = f"http://service.test/outputs/{NAME}"
     store.record_cell(JOB_ID, "front_rmbg", CellRecord(status=CellStatus.SUCCEEDED, url=url))
     reply = client.get(f"/outputs/{NAME}")
+    assert (reply.status_code, reply.get_json()["code"]) == (410, "output_expired")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ext"), [("rmbg_print", "png"), ("rmbg_proof_black", "webp"), ("contact_sheet", "webp")]
+)
+def test_a_file_beside_the_cutout_that_was_removed_is_gone_too(
+    client: FlaskClient, store: Store, kind: str, ext: str
+) -> None:
+    store.create(make_job())
+    name = output_name(123, JOB_ID, "front", kind, ext)
+    url = f"http://service.test/outputs/{name}"
+    assert client.get(f"/outputs/{name}").get_json()["code"] == "output_not_found"
+    files = {} if kind == "contact_sheet" else {kind.partition("_")[2]: url}
+    cell = CellRecord(status=CellStatus.SUCCEEDED, url=f"http://service.test/outputs/{NAME}", files=files)
+    store.record_cell(JOB_ID, "front_rmbg", cell)
+    store.finish(JOB_ID, JobStatus.PARTIAL, result={"contact_sheet": url})
+    reply = client.get(f"/outputs/{name}")
     assert (reply.status_code, reply.get_json()["code"]) == (410, "output_expired")
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.jobs import CellStatus, Job, JobStatus, Source, new_job, new_job_id
+from shared.messages import PLAN, make_celery
 from shared.settings import Settings
 from shared.storage import FolderStorage, name_of
 from shared.store import Store
@@ -19,6 +20,7 @@ from tests.redis_server import RedisServer
 from tests.tiny_worker import TinyEngine
 from worker.device import DeviceQueue, batch_limits
 from worker.pipeline import Pipeline
+from worker.tasks import register_tasks
 
 
 def picture(seed: int) -> bytes:
@@ -237,6 +239,35 @@ def test_a_job_canceled_while_it_is_prepared_gets_no_cells(worker: Worker, monke
     monkeypatch.setattr(worker.pipeline._prepared, "save", save)
     assert worker.pipeline.prepare(job_id) == []
     assert worker.passes == {"rmbg": 0, "birefnet": 0}
+
+
+def test_a_cell_taken_over_for_a_job_that_was_just_canceled_leaves_no_file(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.do(("rmbg",), front=1)
+    job_id = worker.create(("rmbg",), front=1)
+    real = worker.pipeline._cache.find
+
+    def find(*arguments: Any) -> Any:
+        found = real(*arguments)
+        worker.store.cancel(job_id)
+        return found
+
+    monkeypatch.setattr(worker.pipeline._cache, "find", find)
+    assert worker.pipeline.prepare(job_id) == []
+    assert worker.store.get(job_id).cells["front_rmbg"].status == CellStatus.FAILED
+    assert list(worker.storage.outputs_dir.glob(f"design_*_{job_id}_*")) == []
+
+
+def test_a_job_that_cannot_be_planned_ends_all_the_same(worker: Worker, settings: Settings) -> None:
+    """Given a queued job for a model that this worker was restarted without, then it fails and nobody waits for it."""
+    job_id = worker.create(("rmbg", "gone"), front=1)
+    app = make_celery(settings, "test")
+    register_tasks(app, worker.pipeline, worker.store)
+    app.tasks[PLAN].run(job_id=job_id, request_id="r")
+    job = worker.store.get(job_id)
+    assert (job.status, (job.error or {})["code"]) == (JobStatus.FAILED, "internal_error")
+    app.close()
 
 
 def test_a_redelivered_cell_does_not_lose_its_file(worker: Worker) -> None:

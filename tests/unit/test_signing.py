@@ -14,9 +14,10 @@ from shared.errors import FatalError
 from shared.jobs import CellRecord, CellStatus, Job, JobStatus
 from shared.settings import Settings, load_settings
 from shared.signing import OutputUrls
-from shared.storage import output_name
+from shared.storage import job_of, output_name
 from shared.store import Store
 from tests.conftest import PlayedWorker
+from tests.receiver import SECRET as WEBHOOK_SECRET
 
 SECRET = "0123456789abcdef" * 4
 BODY = {"id": 7, "output": {"front": "https://example.com/front.png"}}
@@ -67,10 +68,40 @@ def test_every_url_of_every_reply_is_signed(
         assert text.count("/outputs/design_") == text.count("?expires=") > 3
     assert "expires=" not in store.get(delivered["job_id"]).model_dump_json()  # never stored
     assert (envelope.json or {})["links"]["self"] == f"http://service.test/jobs/{delivered['job_id']}"
-    value = {"a": [f"{settings.base_url}/outputs/x.png", 1, None, "https://elsewhere.test/outputs/x.png"]}
-    signed = OutputUrls(settings).sign(value)["a"]
+    name = output_name(7, "j1", "front", "rmbg")
+    value = {"a": [f"{settings.base_url}/outputs/{name}", 1, None, f"https://elsewhere.test/outputs/{name}"]}
+    signed = OutputUrls(settings).sign(value, "j1")["a"]
     assert "expires=" in signed[0]
     assert signed[1:] == value["a"][1:]
+
+
+def test_a_listing_signs_the_urls_of_each_job(client: FlaskClient, delivered: dict[str, Any]) -> None:
+    (entry,) = client.get("/jobs").get_json()["jobs"]
+    assert entry["job_id"] == delivered["job_id"]
+    for url in entry["links"]["outputs"].values():
+        assert client.get(path_of(url), buffered=True).status_code == 200
+
+
+@pytest.mark.parametrize("client_id", ["other", "own"])
+def test_a_webhook_to_an_output_does_not_get_that_output_signed(
+    settings: Settings, delivered: dict[str, Any], client_id: str
+) -> None:
+    """A reply repeats the webhook's address; with somebody's unsigned or ended URL there, it must not sign it."""
+    app = create_app(load_settings(**{**settings.model_dump(), "webhook_secret": WEBHOOK_SECRET}))
+    unsigned = delivered["front_rmbg"].partition("?")[0]
+    # An id may be chosen so that the new job's names begin like those of the other.
+    body = {**BODY, "options": {"webhook": {"url": unsigned}}}
+    if client_id == "own":
+        body["id"] = f"7_{delivered['job_id']}_front"
+    reply = app.test_client().post("/process?wait=false", json=body)
+    assert (reply.status_code, (reply.json or {})["webhook"]["url"]) == (202, unsigned)
+    app.extensions["service"].store.close()
+    app.extensions["service"].celery.close()
+
+
+def test_an_id_that_looks_like_another_jobs_name_stands_for_its_own_job() -> None:
+    assert job_of(output_name("7_aa_front", "bb", "back", "rmbg_print")) == "bb"
+    assert job_of("design_7_aa_front.png") is None
 
 
 def test_the_problem_of_a_failed_job_signs_the_cells_that_are_there(
@@ -116,7 +147,7 @@ def test_nothing_but_our_signature_for_this_file_and_time_opens_it(
         f"{parts.path}?expires={query['expires']}",
         f"{parts.path}?signature={query['signature']}",
         f"{other}?{parts.query}",
-        path_of(foreign.sign(f"{settings.base_url}{parts.path}")),
+        path_of(foreign.sign(f"{settings.base_url}{parts.path}", delivered["job_id"])),
     ):
         reply = client.get(path)
         assert (reply.status_code, (reply.json or {})["code"]) == (403, "output_url_invalid"), path
@@ -124,7 +155,8 @@ def test_nothing_but_our_signature_for_this_file_and_time_opens_it(
 
 def test_unsigned_is_the_default(settings: Settings) -> None:
     urls = OutputUrls(load_settings(**{**settings.model_dump(), "output_url_ttl": 0}))
-    assert urls.sign("http://service.test/outputs/x.png") == "http://service.test/outputs/x.png"
+    url = f"http://service.test/outputs/{output_name(7, 'j1', 'front', 'rmbg')}"
+    assert urls.sign(url, "j1") == url
     assert urls.check("x.png", {}) is None
 
 
