@@ -173,7 +173,8 @@ def job_data(job: Job) -> dict[str, Any]:
         | {"cells", "extraction", "result", "error"},
     )
     done = sum(cell.status in FINAL_CELLS for cell in job.cells.values())
-    return {**data, "tokens": job.tokens, "progress": {"done": done, "total": len(job.cells)}}
+    tokens = None if job.tokens is None else job.tokens.model_dump(mode="json")
+    return {**data, "tokens": tokens, "progress": {"done": done, "total": len(job.cells)}}
 
 
 class WebhookClock:

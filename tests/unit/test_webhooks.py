@@ -1,5 +1,6 @@
 """Webhooks with a real Redis and a real receiver: signature, tries, what is retried, what the job shows of it."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,7 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from api.schemas import JobEnvelope
 from shared.errors import StoreUnavailable
-from shared.jobs import CellRecord, CellStatus, Job, JobStatus, Source, new_job, new_job_id
+from shared.jobs import CellRecord, CellStatus, ExtractionReport, Job, JobStatus, Source, TokenUse, new_job, new_job_id
 from shared.settings import Settings
 from shared.store import Deliveries, Delivery, Store
 from shared.store.deliveries import DUE_KEY, deliveries_key
@@ -151,6 +152,9 @@ def test_the_data_is_the_envelope(store: Store) -> None:
     only_while_asked = {"links", "queue_position", "eta_seconds", "webhook"}
     assert set(job_data(job)) == set(JobEnvelope.model_fields) - only_while_asked
     assert job_data(job)["progress"] == {"done": 0, "total": 2}
+    report = ExtractionReport(status="extracted", reason="asked", tokens=TokenUse(prompt=3, candidates=4, total=7))
+    extracted = job.model_copy(update={"extraction": {"front": report}})
+    assert json.loads(json.dumps(job_data(extracted)))["tokens"] == {"prompt": 3, "candidates": 4, "total": 7}
 
 
 def test_the_receiver_in_the_readme_takes_it_once(
