@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,6 @@ PRESS, PRESS_ENTRY = new_key("press")
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return load_settings(**{**settings.model_dump(), "api_keys": f"{SHOP_ENTRY},{PRESS_ENTRY}"})
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["service"].store.close()
-    app.extensions["service"].celery.close()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 def bearer(key: str) -> dict[str, str]:
