@@ -12,6 +12,7 @@ from shared.errors import StoreUnavailable
 from shared.jobs import utc_now
 from shared.settings import Settings
 from shared.store import Store
+from worker.ticker import Ticker
 
 log = structlog.get_logger(__name__)
 
@@ -19,10 +20,11 @@ log = structlog.get_logger(__name__)
 _HEARTBEAT_S = 4.0
 
 
-class Heartbeat:
+class Heartbeat(Ticker):
     """Reports the worker's state to the store until it is closed."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
+        super().__init__("heartbeat", _HEARTBEAT_S)
         self._store = store
         self._name = settings.worker_name
         self._info: dict[str, Any] = {"status": "loading", "device": None, "models": {}, "started_at": utc_now()}
@@ -32,17 +34,13 @@ class Heartbeat:
             self._info["models"][name] = {"status": "loading"}
         self._measure: Callable[[], dict[str, Any]] = dict
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self.update()
-        self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
+        super().__exit__(kind, exc, tb)
         if self._info["status"] == "failed":
             return  # let /health say so until the report expires or another worker takes the name
         with contextlib.suppress(StoreUnavailable):  # the report expires by itself
@@ -54,13 +52,13 @@ class Heartbeat:
             if self._info["status"] == "failed":
                 return
             self._info |= info
-        self._publish()
+        self.tick()
 
     def model(self, name: str, **state: Any) -> None:
         """Change the report of one model and send it at once."""
         with self._lock:
             self._info["models"] = {**self._info["models"], name: state}
-        self._publish()
+        self.tick()
 
     def watch(self, measure: Callable[[], dict[str, Any]]) -> None:
         """Add what `measure` returns to every report from now on."""
@@ -74,14 +72,11 @@ class Heartbeat:
             }
         self.update(status="failed", models=models)
 
-    def _publish(self) -> None:
+    def tick(self) -> None:
+        """Send the report as it stands."""
         with self._lock:
             info = {**self._info, **self._measure()}
         try:
             self._store.publish_worker(self._name, info)
         except StoreUnavailable as exc:
             log.warning("heartbeat_failed", detail=exc.message)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(_HEARTBEAT_S):
-            self._publish()

@@ -3,10 +3,7 @@
 Every worker sweeps; two that do it at once do each other no harm.
 """
 
-import threading
 import time
-from types import TracebackType
-from typing import Self
 
 import structlog
 
@@ -15,6 +12,7 @@ from shared.jobs import JobStatus, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from worker.ticker import Ticker
 
 log = structlog.get_logger(__name__)
 
@@ -26,23 +24,15 @@ _STEP = 500
 _ABANDONED_S = 3600.0
 
 
-class Sweeper:
+class Sweeper(Ticker):
     """A thread that sweeps until it is closed."""
 
     def __init__(self, settings: Settings, store: Store, storage: FolderStorage) -> None:
+        super().__init__("sweeper", _DEADLINES_S)
         self._settings = settings
         self._store = store
         self._storage = storage
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
+        self._next_files = 0.0
 
     def expire_overdue(self) -> int:
         """End the jobs whose deadline has passed, and say how many there were."""
@@ -75,15 +65,14 @@ class Sweeper:
         elif ended_s > sources_s:
             self._storage.remove_sources(job_id)
 
-    def _run(self) -> None:
-        next_files = 0.0
-        while not self._stop.wait(_DEADLINES_S):
-            try:
-                self.expire_overdue()
-                if time.monotonic() >= next_files:
-                    next_files = time.monotonic() + _FILES_S
-                    self.remove_old_files()
-            except StoreUnavailable as exc:
-                log.warning("sweep_failed", detail=exc.message)
-            except Exception:  # a file that cannot be removed must not end the deadlines
-                log.exception("sweep_failed")
+    def tick(self) -> None:
+        """End what is overdue; now and then, remove old files."""
+        try:
+            self.expire_overdue()
+            if time.monotonic() >= self._next_files:
+                self._next_files = time.monotonic() + _FILES_S
+                self.remove_old_files()
+        except StoreUnavailable as exc:
+            log.warning("sweep_failed", detail=exc.message)
+        except Exception:  # a file that cannot be removed must not end the deadlines
+            log.exception("sweep_failed")

@@ -9,12 +9,10 @@ memory and share its fate. Tries have a small budget of their own, so endpoints 
 import json
 import logging
 import random
-import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -33,6 +31,7 @@ from shared.urls import shown_url
 from worker.backoff import next_delay_s, parse_retry_after
 from worker.budget import HostBudget
 from worker.sources import USER_AGENT, guarded_session
+from worker.ticker import Ticker
 
 log = structlog.get_logger(__name__)
 
@@ -177,32 +176,23 @@ def job_data(job: Job) -> dict[str, Any]:
     return {**data, "tokens": tokens, "progress": {"done": done, "total": len(job.cells)}}
 
 
-class WebhookClock:
+class WebhookClock(Ticker):
     """Turns deliveries that are due into messages, until it is closed. Every worker has one; a claim has one owner."""
 
     def __init__(self, app: Celery, deliveries: Deliveries) -> None:
+        super().__init__("webhooks", _TICK_S)
         self._app, self._deliveries = app, deliveries
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while not self._stop.wait(_TICK_S):
-            try:
-                for job_id, event_id, token in self._deliveries.claim_due(_HANDED_OUT):
-                    messages.send_webhook(self._app, job_id, event_id, token)
-            except StoreUnavailable as exc:
-                # Claims that were not sent are due again when their time is over.
-                log.warning("webhooks_waiting", detail=exc.message)
-            except Exception:
-                log.exception("webhooks_waiting")  # the clock must not die of one bad entry
+    def tick(self) -> None:
+        """Send a message for every delivery that is due."""
+        try:
+            for job_id, event_id, token in self._deliveries.claim_due(_HANDED_OUT):
+                messages.send_webhook(self._app, job_id, event_id, token)
+        except StoreUnavailable as exc:
+            # Claims that were not sent are due again when their time is over.
+            log.warning("webhooks_waiting", detail=exc.message)
+        except Exception:
+            log.exception("webhooks_waiting")  # the clock must not die of one bad entry
 
 
 def register_webhook_task(app: Celery, sender: WebhookSender) -> None:
