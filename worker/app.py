@@ -200,9 +200,7 @@ def run_worker(
         def is_stopping(**_: Any) -> None:
             heartbeat.update(status="draining")
             # Celery waits for running tasks without limit. What is cut off here is given back at the next start.
-            limit = threading.Timer(settings.shutdown_grace_s, _give_up, (settings.shutdown_grace_s,))
-            limit.daemon = True
-            limit.start()
+            _give_up_after(settings.shutdown_grace_s)
 
         signals.worker_ready.connect(is_ready, weak=False)
         signals.worker_shutting_down.connect(is_stopping, weak=False)
@@ -229,7 +227,12 @@ def _stop_failed(heartbeat: Heartbeat, reason: str) -> None:
     """
     heartbeat.fail(reason)
     celery_state.should_stop = 1
-    limit = threading.Timer(_FAILED_GRACE_S, _give_up, (_FAILED_GRACE_S,))
+    _give_up_after(_FAILED_GRACE_S)
+
+
+def _give_up_after(grace_s: float) -> None:
+    """End the process by force, unless it has ended by itself within `grace_s`."""
+    limit = threading.Timer(grace_s, _give_up, (grace_s,))
     limit.daemon = True
     limit.start()
 
