@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -79,6 +80,13 @@ class PictureCache:
         value = self._kept.pop(key, None)
         if value is not None:
             self._bytes -= value.nbytes
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, inode: int, mtime_ns: int, size: int) -> str:
+    """SHA-256 of a file, read once for all cells that ask as long as it stays the same file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class PreparedSides:
@@ -165,8 +173,9 @@ class PreparedSides:
         Raises:
             OSError: the file is gone.
         """
-        with self._path(job_id, side).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        path = self._path(job_id, side)
+        state = path.stat()  # a rewritten file is renamed into place, so it has another number or time
+        return _digest(path, state.st_ino, state.st_mtime_ns, state.st_size)
 
     def forget(self, job_id: str) -> None:
         """Let go of the pixels of a job that has ended; its files are the sweeper's."""
