@@ -5,24 +5,39 @@ by hosts: one that hangs holds up one thread.
 """
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class PixelBudget:
-    """At most so many pixels are worked on at once; a picture larger than all of it waits until it is alone."""
+    """At most so many pixels are worked on at once; a picture larger than all of it waits until it is alone.
+
+    First come, first served: small pictures that would fit do not pass a large one, or it could wait for ever.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
+        self._queue: deque[object] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
         """Work on `pixels` inside the block; waits while there is no room."""
+        turn = object()
+
+        def may_begin() -> bool:
+            return self._queue[0] is turn and (not self._used or self._used + pixels <= self._limit)
+
         with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + pixels <= self._limit)
-            self._used += pixels
+            self._queue.append(turn)
+            try:
+                self._changed.wait_for(may_begin)
+                self._used += pixels
+            finally:
+                self._queue.remove(turn)
+                self._changed.notify_all()  # the next one's turn; it may fit beside this one
         try:
             yield
         finally:

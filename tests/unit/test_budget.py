@@ -40,6 +40,21 @@ def test_a_picture_larger_than_the_budget_is_worked_on_alone() -> None:
     wait_for("the large picture", lambda: order == ["large"])
 
 
+def test_small_pictures_do_not_pass_a_large_one_for_ever() -> None:
+    """Given a large picture that waits, when a small one comes that would fit, then it waits behind the large one."""
+    budget, order = PixelBudget(100), list[str]()
+    with budget.hold(50):
+        threads = []
+        for count, (word, pixels) in enumerate((("large", 100), ("small", 10)), start=1):
+            threads.append(threading.Thread(target=_append, args=(budget, pixels, order, word)))
+            threads[-1].start()
+            wait_for(word, lambda count=count: len(budget._queue) == count)  # type: ignore[misc]
+        assert order == []
+    for thread in threads:
+        thread.join(10)
+    assert order == ["large", "small"]
+
+
 def test_an_error_inside_gives_its_pixels_back() -> None:
     budget = PixelBudget(10)
     for _ in range(3):
