@@ -41,7 +41,9 @@ def record_cuda_graph(net: nn.Module, example: Tensor) -> Recording:
     Raises:
         RuntimeError: something in the pass cannot be recorded, or memory is short.
     """
-    with torch.cuda.device(example.device):
+    # A recording that cannot be ended leaves its own stream current (torch.cuda.graph), and later passes of this thread
+    # would run beside the uploads that they read. The inner context gives the caller's stream back whatever happens.
+    with torch.cuda.device(example.device), torch.cuda.stream(torch.cuda.current_stream(example.device)):
         given = example.clone()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
