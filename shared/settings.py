@@ -75,6 +75,12 @@ class Settings(BaseSettings):
         5, ge=0, le=1000, description="How long a busy device's next batch waits for more pictures (ms)"
     )
     max_device_queue: int = Field(64, ge=1, le=4096, description="Pictures that may wait for the device at once")
+    device_timeout_s: float = Field(
+        900,
+        ge=0,
+        le=86400,
+        description="A batch that takes longer means the device is lost: the worker ends (s); 0: off",
+    )
 
     # --- worker -----------------------------------------------------------------------------------------------
     worker_name: str = Field(

@@ -9,7 +9,8 @@ goes first, so none starves.
 
 When it fails: out of memory halves the batch, and the model's batches stay that small for `recover_s`; after any other
 error the items run singly, so that one bad picture fails alone. If the device itself is lost (DeviceFailed), or
-anything else ends the thread, all items get that as their outcome and `on_death` is called; none is left waiting.
+anything else ends the thread, all items get that as their outcome and `on_death` is called; none is left waiting. The
+same happens, on a second thread, when a batch has not ended after `stuck_s`: such a call cannot be interrupted.
 
 No torch, Redis or Celery in here; the clock and `run` are arguments, so tests need neither sleep nor a network.
 """
@@ -40,12 +41,14 @@ class BatchLimits:
         max_batch: most items of one batch. max_wait_s: longest wait for more items (s).
         max_waiting: most items that may wait at once, of all models.
         recover_s: how long a model's batches stay small after out of memory, before they may double (s).
+        stuck_s: a batch that takes longer means that the device is lost (s); 0: however long it takes.
     """
 
     max_batch: int
     max_wait_s: float
     max_waiting: int
     recover_s: float = 60.0
+    stuck_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +79,12 @@ class Batcher(Generic[Item, Outcome]):
         self._changed = threading.Condition()
         self._waiting: dict[str, deque[_Waiting[Item, Outcome]]] = {}
         self._running: list[_Waiting[Item, Outcome]] = []
+        self._running_since = 0.0
         self._small: dict[str, tuple[int, float]] = {}  # model -> batch limit after out of memory, since when
         self._ending = ""  # why nothing is taken any more
+        self._is_dead = False
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="device-watch", daemon=True)
 
     # --- any thread -------------------------------------------------------------------------------------------
     def submit(self, model: str, item: Item, check: Callable[[], None] = lambda: None) -> "Future[Outcome]":
@@ -107,6 +113,8 @@ class Batcher(Generic[Item, Outcome]):
     def start(self) -> None:
         """Run batches on a thread of the batcher's own, until `close` or death."""
         self._thread.start()
+        if self._limits.stuck_s:
+            self._watcher.start()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Take nothing new, finish what waits, end the thread."""
@@ -124,6 +132,19 @@ class Batcher(Generic[Item, Outcome]):
         """How many items wait."""
         with self._changed:
             return sum(len(queue) for queue in self._waiting.values())
+
+    def give_up_if_stuck(self) -> bool:
+        """Whether the batch that runs has taken too long; if so, all items get that as their outcome."""
+        with self._changed:
+            is_stuck = bool(self._running) and self._clock() - self._running_since > self._limits.stuck_s
+        if is_stuck:
+            self._die(DeviceFailed(f"the device has not answered for {self._limits.stuck_s:g} s"))
+        return is_stuck
+
+    def _watch(self) -> None:
+        self._thread.join(pause_s := min(5.0, self._limits.stuck_s / 4))
+        while self._thread.is_alive() and not self.give_up_if_stuck():
+            self._thread.join(pause_s)
 
     # --- the device's thread ----------------------------------------------------------------------------------
     def step(self) -> bool:
@@ -169,7 +190,7 @@ class Batcher(Generic[Item, Outcome]):
             waiting = queue.popleft()
             if waiting.future.set_running_or_notify_cancel():
                 batch.append(waiting)
-        self._running = batch
+        self._running, self._running_since = batch, now
         return (model, batch) if batch else None
 
     def _is_due(self, model: str, queue: deque[_Waiting[Item, Outcome]], now: float) -> bool:
@@ -240,12 +261,15 @@ class Batcher(Generic[Item, Outcome]):
     def _die(self, exc: BaseException) -> None:
         """The thread ends: everything that waits gets an outcome, and so does whatever comes later."""
         reason = exc.message if isinstance(exc, DeviceFailed) else f"the device's thread ended: {exc!r}"
-        log.error("device_failed", reason=reason, exc_info=exc)
         with self._changed:
+            if self._is_dead:
+                return  # a batch that was given up has ended after all
+            self._is_dead = True
             self._ending = reason
             left = [*self._running, *(waiting for queue in self._waiting.values() for waiting in queue)]
             self._waiting.clear()
             self._running = []
+        log.error("device_failed", reason=reason, exc_info=exc)
         for waiting in left:
             # Those of the running batch that had their outcome keep it; those in the queue may have been canceled.
             if not waiting.future.done() and (

@@ -34,7 +34,7 @@ class DeviceQueue:
         limits: BatchLimits,
         on_death: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`on_death` is called once, on the device's thread, when nothing can be computed any more."""
+        """`on_death` is called once, on a thread of the queue's own, when nothing can be computed any more."""
         self._engines = engines
         self._batcher: Batcher[Tensor, Tensor] = Batcher(self._run, limits, on_death=on_death)
 
@@ -75,4 +75,5 @@ def batch_limits(settings: Settings, device_type: str) -> BatchLimits:
         max_batch=settings.max_batch or _DEFAULT_BATCH.get(device_type, 1),
         max_wait_s=settings.max_batch_wait_ms / 1000,
         max_waiting=settings.max_device_queue,
+        stuck_s=settings.device_timeout_s,
     )

@@ -361,6 +361,21 @@ def test_a_worker_whose_device_fails_says_so_gives_every_cell_an_outcome_and_end
     assert service.wait(service.submit({"front": picture(60)})).status == JobStatus.SUCCEEDED
 
 
+def test_a_worker_whose_device_hangs_says_so_and_ends(service: Service) -> None:
+    worker = service.start_worker(DEVICE_TIMEOUT_S="1")
+    (service.gate / "hold-rmbg").touch()
+    job_id = service.submit({"front": picture(70)}, models=("rmbg",))
+    assert worker.popen.wait(30) == 1
+    (report,) = service.store.workers()
+    assert report["status"] == "failed"
+    assert "not answered for 1 s" in report["models"]["rmbg"]["error"]
+    (service.gate / "hold-rmbg").unlink()
+    service.start_worker()
+    (cell,) = service.wait(job_id).cells.values()
+    assert cell.error is not None
+    assert cell.error["code"] == "device_failed"
+
+
 def test_a_worker_reports_its_memory_and_what_waits_for_its_device(service: Service) -> None:
     worker = service.start_worker()
     (service.gate / "hold-rmbg").touch()

@@ -28,7 +28,7 @@ class Device:
         self.batches: list[tuple[str, list[int]]] = []
         self.faults: list[Callable[[list[int]], None]] = []
         self.deaths: list[str] = []
-        limits = BatchLimits(max_batch, WAIT_S, max_waiting, recover_s=60)
+        limits = BatchLimits(max_batch, WAIT_S, max_waiting, recover_s=60, stuck_s=30)
         self.batcher: Batcher[int, str] = Batcher(self.run, limits, clock=self.clock, on_death=self.deaths.append)
 
     def run(self, model: str, items: list[int]) -> Sequence[str]:
@@ -270,3 +270,27 @@ class TestTheThread:
         assert str(fatal) in device.deaths[0]
         with pytest.raises(DeviceFailed, match=str(fatal)):
             device.submit("rmbg", 9)
+
+    def test_a_batch_that_never_ends_is_given_up_and_nobody_waits_for_it(self, device: Device) -> None:
+        """Given a device that hangs, when it has for too long, then all have their outcome, also if it comes back."""
+        entered, go = threading.Event(), threading.Event()
+
+        def fault(items: list[int]) -> None:
+            entered.set()
+            assert go.wait(30)
+
+        device.faults.append(fault)
+        futures = [*device.submit("rmbg", 1), *device.submit("birefnet", 2)]
+        device.batcher._thread.start()  # without its watcher, whose clock is real
+        assert entered.wait(10)
+        device.clock.now += 30
+        assert not device.batcher.give_up_if_stuck()
+        device.clock.now += 1
+        assert device.batcher.give_up_if_stuck()
+        for future in futures:
+            with pytest.raises(DeviceFailed, match="not answered for 30 s"):
+                future.result(0)
+        go.set()
+        device.batcher.close(10)
+        assert not device.batcher.is_alive
+        assert len(device.deaths) == 1

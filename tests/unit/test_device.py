@@ -108,4 +108,5 @@ def test_a_cell_whose_job_ended_while_it_waited_does_not_get_the_device(engine: 
 def test_the_default_batch_is_the_device_s_and_a_setting_overrides_it() -> None:
     assert batch_limits(load_settings(), "cpu").max_batch == 1
     assert batch_limits(load_settings(), "cuda").max_batch == 4
-    assert batch_limits(load_settings(max_batch=3, max_batch_wait_ms=20), "cpu") == BatchLimits(3, 0.02, 64)
+    own = load_settings(max_batch=3, max_batch_wait_ms=20)
+    assert batch_limits(own, "cpu") == BatchLimits(3, 0.02, 64, stuck_s=900)
