@@ -182,7 +182,7 @@ train-starter: venv ## 🏋️  Train the starter checkpoints anew (ARGS=--publi
 eval-starter: venv ## 📏 Measure the starter checkpoints on held-out designs
 	@$(PY) -m training.evaluate $(ARGS)
 
-bench-cuda: venv ## 🏁 Measure everything that needs a card (ARGS="--json FILE", ARGS=--aot; refuses without one)
+bench-cuda: venv ## 🏁 Measure everything that needs a card (ARGS="--json FILE --official CHECKOUT", ARGS=--aot; refuses without one)
 	@$(PY) -m benchmarks.cuda $(ARGS)
 
 venv: ## 🐍 Make .venv and install what the local commands need (again only when requirements change)

@@ -17,14 +17,14 @@ from worker.ticker import Ticker
 log = structlog.get_logger(__name__)
 
 #: A report lives 15 s; three of these fit, so two may be lost.
-_HEARTBEAT_S = 4.0
+HEARTBEAT_S = 4.0
 
 
 class Heartbeat(Ticker):
     """Reports the worker's state to the store until it is closed."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        super().__init__("heartbeat", _HEARTBEAT_S)
+        super().__init__("heartbeat", HEARTBEAT_S)
         self._store = store
         self._name = settings.worker_name
         self._info: dict[str, Any] = {"status": "loading", "device": None, "models": {}, "started_at": utc_now()}
