@@ -52,6 +52,7 @@ def make_celery(settings: Settings, name: str) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "priority_steps": [0],  # no message has a priority: one list for each queue, not four
             "queue_order_strategy": "priority",  # a worker takes from its queues in the order it names them
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

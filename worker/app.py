@@ -99,8 +99,8 @@ def make_worker_app(settings: Settings) -> Celery:
     }
     app.conf.broker_transport = TolerantTransport
     app.conf.worker_consumer = TolerantConsumer
-    app.conf.worker_send_task_events = True  # Flower; what they cost is in docs/performance.md
-    app.conf.task_send_sent_event = True
+    # Task events are sent from when somebody asks for them, as Flower does every five seconds; what they cost is in
+    # docs/performance.md.
     app.conf.worker_hijack_root_logger = False
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
     return app
@@ -185,7 +185,7 @@ def run_worker(
         )
         heartbeat.watch(lambda: {"memory": memory_report(device), "device_waiting": queue.waiting})
         app = make_worker_app(settings)
-        register_tasks(app, Pipeline(settings, store, storage, engines, queue), store)
+        register_tasks(app, Pipeline(settings, store, storage, engines, queue))
         register_webhook_task(app, WebhookSender(settings, store))
         try:
             returned = give_back_unacknowledged(app)
@@ -211,7 +211,6 @@ def run_worker(
             queues=[messages.WEBHOOK_QUEUE, messages.CELL_QUEUE, messages.QUEUE],  # in this order: see there
             loglevel=settings.log_level,
             quiet=True,  # no banner between the JSON lines
-            task_events=True,
             without_gossip=True,
             without_mingle=True,
         )

@@ -215,7 +215,7 @@ class Batcher(Generic[Item, Outcome]):
         with self._changed:
             self._running = []
         if batch:
-            log.info(
+            log.debug(
                 "batch_done",
                 model=model,
                 size=len(batch),

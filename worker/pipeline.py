@@ -8,6 +8,7 @@ state win. No step raises for a fault of one picture; it records the error where
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -27,6 +28,12 @@ from worker.review import Reviewer
 from worker.sources import load_source
 
 log = structlog.get_logger(__name__)
+
+
+#: The mark of a job whose cells have been handed to the queue.
+_CANVAS_MARK, _SUBMITTED = "canvas", "submitted"
+#: The result cache was asked when the job was prepared; a cell that comes to its turn this soon (s) does not ask again.
+_ASKED_AGAIN_AFTER_S = 1.0
 
 
 def _prepare_mark(side: str) -> str:
@@ -58,14 +65,17 @@ class Pipeline:
         self._extractor = Extractor(settings, store, storage, budget)
 
     # --- step 1: prepare --------------------------------------------------------------------------------------
-    def prepare(self, job_id: str) -> list[tuple[str, str]]:
+    def prepare(self, job_id: str) -> list[tuple[str, str]] | None:
         """Fetch and check every side that has cells to do, each in a thread of its own.
 
         Returns:
             The (side, model) pairs that have to be computed. Cells of a side that failed are recorded as failed, cells
-            that the result cache has as succeeded. Empty too when the job is gone or has ended.
+            that the result cache has as succeeded. Empty too when the job is gone or has ended; None when its cells
+            were submitted before.
         """
-        job = self._current(job_id, "prepare")
+        job, marks = self._current(job_id, "prepare")
+        if marks.get(_CANVAS_MARK) == _SUBMITTED:
+            return None
         if job is None or job.is_final:
             return []
         try:
@@ -85,8 +95,7 @@ class Pipeline:
             if job.cells[cell_name(side, model)].status not in FINAL_CELLS
         ]
         sides = list(dict.fromkeys(side for side, _ in open_cells))
-        with ThreadPoolExecutor(len(sides) or 1, thread_name_prefix="prepare") as threads:
-            outcomes = list(threads.map(lambda side: self._prepare_side(job, side), sides))
+        outcomes = self._prepare_sides(job, sides)
         good, marks = [], {}
         for side, (error, seconds) in zip(sides, outcomes, strict=True):
             marks[_prepare_mark(side)] = f"{seconds:.3f}"
@@ -99,8 +108,9 @@ class Pipeline:
                         cell_name(side, model),
                         CellRecord(status=CellStatus.FAILED, error=error.to_record()),
                     )
-        self._store.transition(job_id, JobStatus.PROCESSING, marks)
-        if self._store.expire_if_overdue(self._store.get(job_id)).is_final:  # canceled or overdue meanwhile
+        if not self._store.transition(job_id, JobStatus.PROCESSING, marks):  # canceled meanwhile, or delivered again
+            job = self._store.get(job_id)
+        if self._store.expire_if_overdue(job).is_final:
             return []
         return [(side, model) for side, model in good if not self._take_from_cache(job, side, model)]
 
@@ -111,16 +121,31 @@ class Pipeline:
         self._deliver(job, side, model, record)
         return True
 
-    def _current(self, job_id: str, step: str) -> Job | None:
-        """The job as it stands when a step begins; None when its record is gone.
+    def submitted(self, job_id: str) -> None:
+        """Note that the cells of a job are on their way, so that a second delivery does not submit them again."""
+        with suppress(JobNotFound):  # deleted meanwhile: the cells will find that out
+            self._store.set_mark(job_id, _CANVAS_MARK, _SUBMITTED)
+
+    def _current(self, job_id: str, step: str) -> tuple[Job | None, dict[str, str]]:
+        """The job as it stands when a step begins, and its marks; None when its record is gone.
 
         One that is past its deadline ends here, before it costs anything more.
         """
         try:
-            return self._store.expire_if_overdue(self._store.get(job_id))
+            job, marks = self._store.get_with_marks(job_id)
+            return self._store.expire_if_overdue(job), marks
         except JobNotFound:
             log.warning("job_gone", step=step)
-            return None
+            return None, {}
+
+    def _prepare_sides(self, job: Job, sides: list[str]) -> list[tuple[AppError | None, float]]:
+        """Prepare all sides at the same time, the first on this thread."""
+        if not sides:
+            return []
+        first, *others = sides
+        with ThreadPoolExecutor(len(others) or 1, thread_name_prefix="prepare") as threads:
+            running = [threads.submit(self._prepare_side, job, side) for side in others]
+            return [self._prepare_side(job, first), *(task.result() for task in running)]
 
     def _prepare_side(self, job: Job, side: str) -> tuple[AppError | None, float]:
         started = time.perf_counter()
@@ -150,15 +175,16 @@ class Pipeline:
         """
         name = cell_name(side, model)
         gone = CellRecord(status=CellStatus.FAILED, error=JobNotFound(f"the job of {name} is gone").to_record())
-        job = self._current(job_id, "cell")
-        if job is None:
+        try:
+            job = self._store.expire_if_overdue(self._store.begin_cell(job_id, name))
+        except JobNotFound:
+            log.warning("job_gone", step="cell")
             return gone.model_dump(mode="json")
         record = job.cells[name]
         # Ended, or delivered again after it was done.
         if job.is_final or (record.status == CellStatus.SUCCEEDED and self._is_delivered(record)):
             return record.model_dump(mode="json")
         try:
-            self._store.record_cell(job_id, name, CellRecord(status=CellStatus.PROCESSING))
             record = self._compute(job, side, model)
             self._deliver(job, side, model, record)
         except JobNotFound:
@@ -170,8 +196,7 @@ class Pipeline:
         """The cell's record, whatever happens; only a job that is gone is an error."""
         name = cell_name(side, model)
         try:
-            # Asked again: an equal cell may have been done since this job was prepared.
-            found = self._cache.find(job, side, model)
+            found = self._find_again(job, side, model)
             return found or self._cells.make(job, side, model, lambda: self._raise_if_ended(job))
         except JobNotFound:
             raise
@@ -185,6 +210,12 @@ class Pipeline:
             log.exception("cell_failed", cell=name, code=InternalError.code)
             error = InternalError(f"{name} failed; the log has the details under this job's id")
             return CellRecord(status=CellStatus.FAILED, error=error.to_record())
+
+    def _find_again(self, job: Job, side: str, model: str) -> CellRecord | None:
+        """The cell from the result cache, when it may have come there since the job was prepared."""
+        if job.started_at is None or (utc_now() - job.started_at).total_seconds() < _ASKED_AGAIN_AFTER_S:
+            return None
+        return self._cache.find(job, side, model)
 
     def _raise_if_ended(self, job: Job) -> None:
         """Called last before the device is used, and while others wait for it: one short question to Redis."""
@@ -225,24 +256,23 @@ class Pipeline:
     # --- step 3: the reply ------------------------------------------------------------------------------------
     def assemble(self, job_id: str) -> None:
         """End the job from the records of its cells; of several calls, the first one counts."""
-        job = self._current(job_id, "assemble")
+        job, marks = self._current(job_id, "assemble")
         if job is None:
             return
         try:
-            if not job.is_final:
-                self._finish(job)
+            status = job.status if job.is_final else self._finish(job, marks)
             # Also when an earlier call ended the job and then died before this line.
-            self._clean_up(job_id)
+            self._clean_up(job_id, status)
         except JobNotFound:
             self._remove_files(job_id)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: Job, marks: dict[str, str]) -> JobStatus:
+        """End an open job as its cells say; returns how it has ended."""
         good = [cell for cell in job.cells.values() if cell.status == CellStatus.SUCCEEDED]
         first_error = next((cell.error for cell in job.cells.values() if cell.error), None)
         if not good:
             error = first_error or InternalError("no cell was computed").to_record()
-            self._end(job, JobStatus.FAILED, None, error)
-            return
+            return self._end(job, JobStatus.FAILED, None, error)
         status = JobStatus.SUCCEEDED if len(good) == len(job.cells) else JobStatus.PARTIAL
         completed = utc_now()
         result: dict[str, Any] = {"id": job.id}
@@ -252,14 +282,14 @@ class Pipeline:
             "job_id": job.job_id,
             "status": status.value,
             "cells": {name: cell.model_dump(mode="json") for name, cell in job.cells.items()},
-            "timings": self._timings(job),
+            "timings": _timings(job, marks),
         }
         result |= self._review(job)
         for side, report in job.extraction.items():
             result["sides"].setdefault(side, {})["extraction"] = report.model_dump(mode="json")
         if job.tokens is not None:
             result["tokens"] = job.tokens.model_dump()
-        self._end(job, status, result, None)
+        return self._end(job, status, result, None)
 
     def _review(self, job: Job) -> dict[str, Any]:
         """What only all cells together can tell. It never costs the job its result."""
@@ -269,46 +299,35 @@ class Pipeline:
             log.exception("review_failed")
             return {"sides": {}}
 
-    def _timings(self, job: Job) -> dict[str, float]:
-        """Seconds: waiting in the queue, preparing each side, computing each cell."""
-        timings = {}
-        if job.started_at is not None:
-            timings["queue_seconds"] = round((job.started_at - job.created_at).total_seconds(), 3)
-        marks = self._store.get_marks(job.job_id, [_prepare_mark(side) for side in job.sides])
-        for side in job.sides:
-            if _prepare_mark(side) in marks:
-                timings[f"prepare_{side}_seconds"] = float(marks[_prepare_mark(side)])
-        for name, cell in job.cells.items():
-            if cell.seconds is not None:
-                timings[f"{name}_seconds"] = cell.seconds
-        return timings
-
     def fail(self, job_id: str, detail: str) -> None:
         """End a job whose canvas broke: the safety net behind errors that are values."""
         log.error("canvas_failed", detail=detail)
         try:
-            job = self._store.get(job_id)
+            job, marks = self._store.get_with_marks(job_id)
         except JobNotFound:
             return
         if not job.is_final and all(cell.status in FINAL_CELLS for cell in job.cells.values()):
-            self._finish(job)  # only the canvas broke: what the cells delivered is not lost with it
+            self._finish(job, marks)  # only the canvas broke: what the cells delivered is not lost with it
         elif not job.is_final:
             self._end(job, JobStatus.FAILED, None, InternalError("the job's steps were interrupted").to_record())
         self._prepared.forget(job_id)
 
-    def _clean_up(self, job_id: str) -> None:
+    def _clean_up(self, job_id: str, status: JobStatus) -> None:
         """Let go of what a job that has ended does not need; the sweeper takes the rest when its time is over.
 
         Sources of a job that did not succeed stay for a retry, small copies for cells that are taken over.
         """
         self._prepared.forget(job_id)
-        if self._store.get(job_id).status == JobStatus.SUCCEEDED:
+        if status == JobStatus.SUCCEEDED:
             if self._cache.is_on:
                 self._storage.remove_sources(job_id)
             else:
                 self._storage.remove_work(job_id)
 
-    def _end(self, job: Job, status: JobStatus, result: dict[str, Any] | None, error: dict[str, Any] | None) -> None:
+    def _end(
+        self, job: Job, status: JobStatus, result: dict[str, Any] | None, error: dict[str, Any] | None
+    ) -> JobStatus:
+        """End the job, unless it has ended by now; returns how."""
         if self._store.finish(job.job_id, status, result, error):
             now = utc_now()
             computed = sum(cell.status == CellStatus.SUCCEEDED and not cell.cached for cell in job.cells.values())
@@ -316,3 +335,19 @@ class Pipeline:
                 self._store.pace.record(job.started_at.timestamp(), now.timestamp(), computed)
             seconds = (now - job.created_at).total_seconds()
             log.info("job_done", status=status.value, seconds=round(seconds, 3), cells=len(job.cells))
+            return status
+        return self._store.status(job.job_id)
+
+
+def _timings(job: Job, marks: Mapping[str, str]) -> dict[str, float]:
+    """Seconds: waiting in the queue, preparing each side, computing each cell."""
+    timings = {}
+    if job.started_at is not None:
+        timings["queue_seconds"] = round((job.started_at - job.created_at).total_seconds(), 3)
+    for side in job.sides:
+        if _prepare_mark(side) in marks:
+            timings[f"prepare_{side}_seconds"] = float(marks[_prepare_mark(side)])
+    for name, cell in job.cells.items():
+        if cell.seconds is not None:
+            timings[f"{name}_seconds"] = cell.seconds
+    return timings

@@ -8,21 +8,18 @@ Bodies are thin: they bind the ids to the log and call the pipeline.
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
 from celery import Celery, chord
 
 from shared import messages
-from shared.errors import JobNotFound, StoreUnavailable
+from shared.errors import StoreUnavailable
 from shared.logs import bind_context
-from shared.store import Store
 from worker.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 
-_CANVAS_MARK = "canvas"
 #: How long a step waits for a Redis that is away (s), and how often it looks. A step that raises into its chord would
 #: break the canvas; its work is done or can be done again, so patience costs nothing.
 _REDIS_PATIENCE_S = 300.0
@@ -48,21 +45,20 @@ def patiently(step: Callable[[], T], *, patience_s: float = _REDIS_PATIENCE_S, p
             time.sleep(pause_s)
 
 
-def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
+def register_tasks(app: Celery, pipeline: Pipeline) -> None:
     """Add the four tasks to the app, bound to this pipeline."""
 
     @app.task(name=messages.PLAN, ignore_result=True)
     def plan(job_id: str, request_id: str) -> None:
         with bind_context(job_id=job_id, request_id=request_id):
-            # Submitted before, and this message came back before it was acknowledged: the cells are on their way.
-            if patiently(lambda: _mark(job_id)) == "submitted":
-                return
             try:
                 cells = patiently(lambda: pipeline.prepare(job_id))
             except Exception as exc:  # the message is done with it: nobody else would ever end the job
                 log.exception("plan_failed")
                 detail = repr(exc)
                 patiently(lambda: pipeline.fail(job_id, detail=detail[:500]))
+                return
+            if cells is None:  # this message came back before it was acknowledged
                 return
             if not cells:
                 patiently(lambda: pipeline.assemble(job_id))
@@ -72,14 +68,7 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store) -> None:
             chord([cell.s(side=side, model=model, **ids) for side, model in cells], body).apply_async()
             # A kill before this line submits a second canvas, whose cells find their work done: twice the messages,
             # one result. A mark set before submitting could lose the job instead.
-            with suppress(JobNotFound):  # deleted meanwhile: the cells will find that out
-                store.set_mark(job_id, _CANVAS_MARK, "submitted")
-
-    def _mark(job_id: str) -> str | None:
-        try:
-            return store.get_mark(job_id, _CANVAS_MARK)
-        except JobNotFound:
-            return None
+            pipeline.submitted(job_id)
 
     # The store has the cell's record; the chord only counts, so its result is one word and is not kept anywhere else.
     @app.task(name=messages.CELL, ignore_result=True)

@@ -19,8 +19,8 @@ from shared.store.events import READ_SLICE_S, JobEvents, events_key
 from shared.store.index import JobIndex, listing_keys
 from shared.store.pace import Pace
 from shared.store.queue import DEADLINES, QUEUED, JobQueue
-from shared.store.records import dump, encode, from_hash, job_key, to_hash
-from shared.store.scripts import CHANGE, CREATE, MARK
+from shared.store.records import dump, encode, from_hash, job_key, marks_of, to_hash
+from shared.store.scripts import BEGIN, CHANGE, CREATE, MARK
 from shared.store.turns import CallTurns
 from shared.store.workers import WorkerReports
 
@@ -57,6 +57,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         self.deliveries = Deliveries(self._redis, self._ttl_s)
         self._create: Any = self._redis.register_script(CREATE)
         self._change: Any = self._redis.register_script(CHANGE)
+        self._begin: Any = self._redis.register_script(BEGIN)
         self._mark: Any = self._redis.register_script(MARK)
 
     @classmethod
@@ -124,6 +125,18 @@ class Store(JobEvents, JobQueue, WorkerReports):
         if not fields:
             raise _job_not_found(job_id)
         return from_hash(fields)
+
+    def get_with_marks(self, job_id: str) -> tuple[Job, dict[str, str]]:
+        """The job's record, and all of its marks by name.
+
+        Raises:
+            JobNotFound: as `get`.
+        """
+        with translated():
+            fields = self._redis.hgetall(job_key(job_id))
+        if not fields:
+            raise _job_not_found(job_id)
+        return from_hash(fields), marks_of(fields)
 
     def status(self, job_id: str) -> JobStatus:
         """The job's status, without the rest of its record.
@@ -237,6 +250,22 @@ class Store(JobEvents, JobQueue, WorkerReports):
         self.expire(job.job_id)
         return self.get(job.job_id)
 
+    def begin_cell(self, job_id: str, name: str) -> Job:
+        """Record that a cell is being processed, as `record_cell` would, in one step with reading the job.
+
+        Returns:
+            The job as it was before. When it is final or the cell is finished, nothing has changed.
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        cell = CellRecord(status=CellStatus.PROCESSING)
+        keys, args = self._change_of(job_id, OPEN, *_cell_change(name, cell))
+        with translated():
+            fields = self._begin(keys=keys, args=args)
+        if not fields:
+            raise _job_not_found(job_id)
+        return from_hash(dict(zip(fields[::2], fields[1::2], strict=True)))
+
     def record_cell(self, job_id: str, name: str, cell: CellRecord) -> bool:
         """Record how a cell stands and append the event {"type": "cell", "cell": name, ...the record}.
 
@@ -246,9 +275,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         Raises:
             JobNotFound: there is no such job.
         """
-        field = f"cell:{name}"
-        value = dump(cell.model_dump(mode="json"))
-        return self._run_change(job_id, OPEN, _cell_event(name, cell), {field: value}, cell_field=field)
+        return self._run_change(job_id, OPEN, *_cell_change(name, cell))
 
     def _set_status(
         self,
@@ -280,27 +307,27 @@ class Store(JobEvents, JobQueue, WorkerReports):
         cell_field: str = "",
         open_cells: str = "",
     ) -> bool:
-        pairs = [part for pair in values.items() for part in pair]
+        keys, args = self._change_of(job_id, allowed, event, values, cell_field, open_cells)
         with translated():
-            outcome = self._change(
-                keys=[
-                    *(job_key(job_id), events_key(job_id), QUEUED, DEADLINES),
-                    *(deliveries_key(job_id), DUE_KEY),
-                ],
-                args=[
-                    self._ttl_s,
-                    EVENTS_KEPT,
-                    job_id,
-                    f",{','.join(allowed)},",
-                    cell_field,
-                    dump(event),
-                    open_cells,
-                    *pairs,
-                ],
-            )
+            outcome = self._change(keys=keys, args=args)
         if outcome == -1:
             raise _job_not_found(job_id)
         return bool(outcome == 1)
+
+    def _change_of(
+        self,
+        job_id: str,
+        allowed: frozenset[JobStatus],
+        event: dict[str, Any],
+        values: dict[str, str],
+        cell_field: str = "",
+        open_cells: str = "",
+    ) -> tuple[list[Any], list[Any]]:
+        """Keys and arguments of CHANGE."""
+        keys = [job_key(job_id), events_key(job_id), QUEUED, DEADLINES, deliveries_key(job_id), DUE_KEY]
+        states = f",{','.join(allowed)},"
+        pairs = [part for pair in values.items() for part in pair]
+        return keys, [self._ttl_s, EVENTS_KEPT, job_id, states, cell_field, dump(event), open_cells, *pairs]
 
     # --- marks ------------------------------------------------------------------------------------------------
     def get_mark(self, job_id: str, name: str) -> str | None:
@@ -308,12 +335,6 @@ class Store(JobEvents, JobQueue, WorkerReports):
         with translated():
             value = self._redis.hget(job_key(job_id), f"mark:{name}")
         return None if value is None else str(value)
-
-    def get_marks(self, job_id: str, names: Sequence[str]) -> dict[str, str]:
-        """The values of those of the marks that are set."""
-        with translated():
-            values = self._redis.hmget(job_key(job_id), [f"mark:{name}" for name in names])
-        return {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
 
     def set_mark(self, job_id: str, name: str, value: str) -> None:
         """Set a mark: a small note that tasks of one job leave for each other.
@@ -351,6 +372,12 @@ class Store(JobEvents, JobQueue, WorkerReports):
 
 def _cell_event(name: str, cell: CellRecord) -> dict[str, Any]:
     return {"type": "cell", "cell": name, **cell.model_dump(mode="json")}
+
+
+def _cell_change(name: str, cell: CellRecord) -> tuple[dict[str, Any], dict[str, str], str]:
+    """The event, the field with its value, and the field again, as CHANGE wants them of a cell."""
+    record, field = cell.model_dump(mode="json"), f"cell:{name}"
+    return {"type": "cell", "cell": name, **record}, {field: dump(record)}, field
 
 
 def _job_not_found(job_id: str) -> JobNotFound:

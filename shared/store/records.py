@@ -43,6 +43,11 @@ def to_hash(job: Job) -> dict[str, str]:
     return fields | {f"cell:{name}": dump(cell.model_dump(mode="json")) for name, cell in job.cells.items()}
 
 
+def marks_of(fields: dict[str, str]) -> dict[str, str]:
+    """The marks in a record's fields, by name."""
+    return {name.removeprefix("mark:"): value for name, value in fields.items() if name.startswith("mark:")}
+
+
 def from_hash(fields: dict[str, str]) -> Job:
     record: dict[str, Any] = {name: value for name, value in fields.items() if ":" not in name}
     record |= {name: json.loads(record[name]) for name in _JSON_FIELDS if name in record}

@@ -51,6 +51,15 @@ if redis.call('HGET', KEYS[1], 'status') ~= 'queued' then redis.call('ZREM', KEY
 return 1
 """
 
+# CHANGE, for a step that needs the job's record too. Returns the record as it was before the change, made or refused;
+# nothing when there is no such job.
+BEGIN = f"""
+local record = redis.call('HGETALL', KEYS[1])
+local function change() {CHANGE} end
+change()
+return record
+"""
+
 # Count and create in one step, or a burst would overshoot the limit; and with them the claim, or two requests with one
 # key could each make a job.
 # KEYS: job, events, queued, deadlines, listing, listing of the client id, claim or "". ARGV: ttl, job id, created (us),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from shared.errors import FatalError, OutputNotFound
 from shared.jobs import Source, new_job
+from shared.messages import make_celery
 from shared.settings import load_settings
 from shared.storage import FolderStorage
 from tests.hostile.building import quarters, saved
@@ -271,6 +272,8 @@ def test_a_signed_url_is_seen_by_its_server_and_nobody_else(
     """Given sources with signatures in their queries, when the job has ended, then only the record knew them."""
     base = f"http://127.0.0.1:{pictures.server_port}"
     output = {"front": f"{base}/good.png?sig={SECRET}", "back": f"{base}/missing.png?sig={SECRET}"}
+    flower = make_celery(load_settings(redis_url=redis_server.url), "flower")
+    assert flower.control.enable_events(reply=True, timeout=20, limit=1)  # as Flower does
     monitor = Monitor(redis_server.port)
     reply = stack.post(json={"id": 1, "output": output})
     record = stack.get(f"/jobs/{reply.json()['job_id']}")

@@ -71,7 +71,7 @@ class Worker:
         return job_id
 
     def run(self, job_id: str) -> Job:
-        for side, model in self.pipeline.prepare(job_id):
+        for side, model in self.pipeline.prepare(job_id) or []:
             self.pipeline.cell(job_id, side, model)
         self.pipeline.assemble(job_id)
         return self.store.get(job_id)
@@ -173,7 +173,10 @@ def test_which_models_were_asked_for_does_not_matter_to_a_cell(worker: Worker) -
     assert {name: cell.cached for name, cell in job.cells.items()} == {"front_rmbg": True, "front_birefnet": False}
 
 
-def test_a_cell_that_was_done_since_its_job_was_prepared_is_taken_over(worker: Worker) -> None:
+def test_a_cell_that_was_done_since_its_job_was_prepared_is_taken_over(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline._ASKED_AGAIN_AFTER_S", 0.0)
     first, second = worker.create(("rmbg",), front=1), worker.create(("rmbg",), front=1)
     assert worker.pipeline.prepare(first) == worker.pipeline.prepare(second) == [("front", "rmbg")]
     for job_id in (first, second):
@@ -214,7 +217,7 @@ def test_a_cell_that_comes_too_late_leaves_no_file(worker: Worker, ended: str) -
             worker.store.delete(job)
             worker.storage.remove_work(job_id)
 
-    cells = worker.pipeline.prepare(job_id)
+    cells = worker.pipeline.prepare(job_id) or []
     worker.pipeline.cell(job_id, *cells[0])
     worker.engines["birefnet"].during = end
     worker.pipeline.cell(job_id, *cells[1])
@@ -263,7 +266,7 @@ def test_a_job_that_cannot_be_planned_ends_all_the_same(worker: Worker, settings
     """Given a queued job for a model that this worker was restarted without, then it fails and nobody waits for it."""
     job_id = worker.create(("rmbg", "gone"), front=1)
     app = make_celery(settings, "test")
-    register_tasks(app, worker.pipeline, worker.store)
+    register_tasks(app, worker.pipeline)
     app.tasks[PLAN].run(job_id=job_id, request_id="r")
     job = worker.store.get(job_id)
     assert (job.status, (job.error or {})["code"]) == (JobStatus.FAILED, "internal_error")

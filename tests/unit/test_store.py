@@ -278,5 +278,5 @@ def test_marks_come_with_a_change_of_status_and_only_if_it_happens(store: Store)
     store.create(job)
     assert store.transition(job.job_id, JobStatus.PREPARING, {"one": "1"}) is True
     assert store.transition(job.job_id, JobStatus.PREPARING, {"two": "2"}) is False
-    assert store.get_marks(job.job_id, ["one", "two"]) == {"one": "1"}
+    assert store.get_with_marks(job.job_id)[1] == {"one": "1"}
     assert store.get(job.job_id).status == JobStatus.PREPARING
