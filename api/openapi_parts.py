@@ -7,7 +7,7 @@ from openapi_pydantic import Response as Reply
 from openapi_pydantic.util import PydanticSchema
 from pydantic import BaseModel
 
-from api.error_reference import WHEN
+from api.error_reference import FROM_FLASK, WHEN
 from shared.errors import AppError, InternalError, RateLimited, Unauthorized
 
 #: component name -> (the header's name, what it says, schema, example)
@@ -38,7 +38,7 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
         {"type": "string"},
         '"1764000000.0-900211-7"',
     ),
-    "ContentRange": ("Content-Range", "Which bytes of the file these are", {"type": "string"}, "bytes 0-99/900211"),
+    "ContentRange": ("Content-Range", "Which bytes of the file these are; with 416, how many it has", {"type": "string"}, "bytes 0-99/900211"),
     "IdempotentReplayed": (
         "Idempotent-Replayed",
         "true: an earlier request with this Idempotency-Key made the job",
@@ -60,6 +60,8 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
     ),
 }
 _REQUEST_ID = "Your own id of this request: 1-128 of A-Z a-z 0-9 . _ : -, or it is replaced by a new one"
+#: Headers that every problem of a status has.
+_STATUS_HEADERS = {401: ("WWWAuthenticate",), 416: ("ContentRange",), 429: ("RetryAfter",), 503: ("RetryAfter",)}
 #: Either of the two ways to send a key.
 KEY: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 
@@ -97,7 +99,7 @@ def operation(
         )
     responses |= _error_replies(all_errors, (*error_headers, *everywhere))
     for status, (code, title) in (plain_errors or {}).items():
-        responses[str(status)] = _problem(f"{title}: `{code}`", {code: (status, title, f"{title}.")}, *everywhere)
+        responses[str(status)] = _problem(f"{title}: `{code}`", {code: (status, title, WHEN[code])}, *_STATUS_HEADERS.get(status, ()), *everywhere)
     described = {"description": text} if text else {}
     return Operation(
         operationId=name,
@@ -118,13 +120,12 @@ def _error_replies(errors: tuple[type[AppError], ...], names: tuple[str, ...]) -
     by_status: dict[int, list[type[AppError]]] = {}
     for error in errors:
         by_status.setdefault(error.status, []).append(error)
-    extra = {401: ["WWWAuthenticate"], 429: ["RetryAfter"], 503: ["RetryAfter"]}
     return {
         str(status): _problem(
             "; ".join(f"{error.title}: `{error.code}`" for error in group),
             {error.code: (status, error.title, WHEN.get(error.code, error.title)) for error in group},
             *names,
-            *extra.get(status, []),
+            *_STATUS_HEADERS.get(status, ()),
         )
         for status, group in by_status.items()
     }
@@ -193,7 +194,7 @@ def file_replies(text: str, *media_types: str) -> dict[int, Reply]:
 
 
 #: What a file route answers to a Range outside of the file.
-BAD_RANGE = {416: ("requested_range_not_satisfiable", "Range lies outside the file")}
+BAD_RANGE = {416: ("requested_range_not_satisfiable", FROM_FLASK["requested_range_not_satisfiable"][1])}
 
 
 def text_reply(text: str, media_type: str, schema: dict[str, Any]) -> Reply:
