@@ -16,7 +16,7 @@ WHEN: dict[str, str] = {
     "job_canceled": "the job was canceled or deleted; also the error of its open cells",
     "output_url_expired": "the signed URL has had its time; `GET /jobs/{job_id}` gives a fresh one",
     "method_not_allowed": "the route does not know this method",
-    "requested_range_not_satisfiable": "`Range` asks for bytes that the file does not have; `Content-Range` says its size",
+    "requested_range_not_satisfiable": "`Range` is outside of the file; `Content-Range` says its size",
     "request_too_large": "the body is larger than `UPLOAD_LIMIT_MB`",
     "unsupported_media_type": "neither JSON nor multipart",
     "invalid_request": "a field is missing, unknown or wrong; `detail` names it",

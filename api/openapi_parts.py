@@ -38,7 +38,12 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
         {"type": "string"},
         '"1764000000.0-900211-7"',
     ),
-    "ContentRange": ("Content-Range", "Which bytes of the file these are; with 416, how many it has", {"type": "string"}, "bytes 0-99/900211"),
+    "ContentRange": (
+        "Content-Range",
+        "Which bytes of the file these are; with 416, how many it has",
+        {"type": "string"},
+        "bytes 0-99/900211",
+    ),
     "IdempotentReplayed": (
         "Idempotent-Replayed",
         "true: an earlier request with this Idempotency-Key made the job",
@@ -99,7 +104,10 @@ def operation(
         )
     responses |= _error_replies(all_errors, (*error_headers, *everywhere))
     for status, (code, title) in (plain_errors or {}).items():
-        responses[str(status)] = _problem(f"{title}: `{code}`", {code: (status, title, WHEN[code])}, *_STATUS_HEADERS.get(status, ()), *everywhere)
+        names = (*_STATUS_HEADERS.get(status, ()), *everywhere)
+        responses[str(status)] = _problem(
+            f"{title}: `{code}`", {code: (status, title, WHEN[code])}, *_STATUS_HEADERS.get(status, ()), *everywhere
+        )
     described = {"description": text} if text else {}
     return Operation(
         operationId=name,
