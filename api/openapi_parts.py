@@ -105,9 +105,7 @@ def operation(
     responses |= _error_replies(all_errors, (*error_headers, *everywhere))
     for status, (code, title) in (plain_errors or {}).items():
         names = (*_STATUS_HEADERS.get(status, ()), *everywhere)
-        responses[str(status)] = _problem(
-            f"{title}: `{code}`", {code: (status, title, WHEN[code])}, *_STATUS_HEADERS.get(status, ()), *everywhere
-        )
+        responses[str(status)] = _problem(f"{title}: `{code}`", {code: (status, title, WHEN[code])}, *names)
     described = {"description": text} if text else {}
     return Operation(
         operationId=name,

@@ -1,7 +1,11 @@
 """The steps of jobs as plain calls, on a real Redis and a real folder: what is computed, and what is taken over."""
 
 import io
+import re
+import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +24,10 @@ from tests.redis_server import RedisServer
 from tests.tiny_worker import TinyEngine
 from worker.device import DeviceQueue, batch_limits
 from worker.pipeline import Pipeline
+from worker.result_cache import _LIBRARIES
 from worker.tasks import register_tasks
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(seed: int) -> bytes:
@@ -165,6 +172,17 @@ def test_other_code_makes_another_cell(worker: Worker, monkeypatch: pytest.Monke
     worker.do(("rmbg",), front=1)
     monkeypatch.setattr("worker.result_cache.code_version", lambda: "after an upgrade")
     assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+
+
+def test_the_version_of_every_library_that_touches_pixels_is_part_of_a_cell() -> None:
+    files = [path for folder in ("images", "nets") for path in (ROOT / "worker" / folder).rglob("*.py")]
+    source = "\n".join(path.read_text() for path in files)
+    modules = set(re.findall(r"^\s*(?:import|from) (\w+)", source, re.MULTILINE)) - sys.stdlib_module_names
+    # Ours, logs, weights (known by their own digest), and deflate, which gives back what it was given.
+    modules -= {"worker", "shared", "structlog", "safetensors", "isal"}
+    installed = packages_distributions()
+    names = {name.lower() for module in modules for name in installed[module]}
+    assert {"torch", "simplejpeg"} <= names == set(_LIBRARIES)
 
 
 def test_which_models_were_asked_for_does_not_matter_to_a_cell(worker: Worker) -> None:
