@@ -53,7 +53,7 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
     "WWWAuthenticate": ("WWW-Authenticate", "How to send a key", {"type": "string"}, 'Bearer realm="cutout"'),
     "RateLimit": (
         "RateLimit",
-        "What is left of each limit: r requests within t seconds; only where RATE_LIMIT is set",
+        "What is left of each limit: r requests within t seconds; only where RATE_LIMIT is set, never on /live",
         {"type": "string"},
         '"minute";r=597;t=42',
     ),
@@ -65,6 +65,8 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
     ),
 }
 _REQUEST_ID = "Your own id of this request: 1-128 of A-Z a-z 0-9 . _ : -, or it is replaced by a new one"
+#: Headers of every reply of a service that has limits.
+_LIMIT_HEADERS = ("RateLimit", "RateLimitPolicy")
 #: Headers that every problem of a status has.
 _STATUS_HEADERS = {401: ("WWWAuthenticate",), 416: ("ContentRange",), 429: ("RetryAfter",), 503: ("RetryAfter",)}
 #: Either of the two ways to send a key.
@@ -96,15 +98,14 @@ def operation(
     """
     usual = (InternalError,) if is_open else (Unauthorized, RateLimited, InternalError)
     all_errors = (*errors, *(error for error in usual if error not in errors))
-    everywhere = () if is_open else ("RateLimit", "RateLimitPolicy")
     responses: dict[str, Reply | Reference] = {}
     for status, reply in replies.items():
         responses[str(status)] = reply.model_copy(
-            update={"headers": {**(reply.headers or {}), **header_refs(*everywhere)}}
+            update={"headers": {**(reply.headers or {}), **header_refs(*_LIMIT_HEADERS)}}
         )
-    responses |= _error_replies(all_errors, (*error_headers, *everywhere))
+    responses |= _error_replies(all_errors, (*error_headers, *_LIMIT_HEADERS))
     for status, (code, title) in (plain_errors or {}).items():
-        names = (*_STATUS_HEADERS.get(status, ()), *everywhere)
+        names = (*_STATUS_HEADERS.get(status, ()), *_LIMIT_HEADERS)
         responses[str(status)] = _problem(f"{title}: `{code}`", {code: (status, title, WHEN[code])}, *names)
     described = {"description": text} if text else {}
     return Operation(
