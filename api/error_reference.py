@@ -20,7 +20,7 @@ WHEN: dict[str, str] = {
     "request_too_large": "the body is larger than `UPLOAD_LIMIT_MB`",
     "unsupported_media_type": "neither JSON nor multipart",
     "invalid_request": "a field is missing, unknown or wrong; `detail` names it",
-    "idempotency_key_reused": "the Idempotency-Key came before with another body",
+    "idempotency_key_reused": "the Idempotency-Key came before with another request",
     "output_too_large": "the options ask for a larger file than there may be of this picture",
     "source_unreachable": "the URL cannot be fetched",
     "source_timeout": "the download took too long",
