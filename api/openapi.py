@@ -59,7 +59,9 @@ from shared.jobs import SIDES, JobStatus, cell_names
 _ABOUT = """Removes the background of print designs: each side through each model, as PNG with alpha.
 
 Send a design to `POST /process` and wait for the result, or let it answer at once and ask `GET /jobs/{job_id}`, or have
-a webhook tell you. Errors are problem details (RFC 9457) whose `code` never changes its meaning."""
+a webhook tell you. Errors are problem details (RFC 9457) whose `code` never changes its meaning.
+
+Every reply also has `X-Content-Type-Options: nosniff`, a `Referrer-Policy` and a `Content-Security-Policy`."""
 _TAGS = {
     "Jobs": "Cut designs out",
     "Outputs": "The files that were made",

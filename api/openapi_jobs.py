@@ -236,7 +236,7 @@ def _events() -> Operation:
         {
             200: Reply(
                 description="Events as they come, and a comment every 15 s without one; ends with the final state",
-                headers=header_refs("CacheControl"),
+                headers=header_refs("CacheControl", "XAccelBuffering"),
                 content={"text/event-stream": MediaType(media_type_schema=_one_event(), example=examples.events())},
             ),
             204: Reply(description="The job has ended, and you have seen all of its events", headers=header_refs()),

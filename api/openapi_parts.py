@@ -44,6 +44,20 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
         {"type": "string"},
         "bytes 0-99/900211",
     ),
+    "AcceptRanges": ("Accept-Ranges", "Parts of the file can be asked for by Range", {"type": "string"}, "bytes"),
+    "LastModified": (
+        "Last-Modified",
+        "When the file was written, for If-Modified-Since",
+        {"type": "string"},
+        "Tue, 24 Nov 2026 10:00:01 GMT",
+    ),
+    "ContentDisposition": (
+        "Content-Disposition",
+        "The file's name, should it be saved",
+        {"type": "string"},
+        "inline; filename=design_123_4f0c2b9d8e7a4c1b9f3d5e6a7b8c9d0e_front_rmbg.png",
+    ),
+    "XAccelBuffering": ("X-Accel-Buffering", "no: a proxy must pass events on at once", {"const": "no"}, "no"),
     "IdempotentReplayed": (
         "Idempotent-Replayed",
         "true: an earlier request with this Idempotency-Key made the job",
@@ -191,12 +205,13 @@ def file_replies(text: str, *media_types: str) -> dict[int, Reply]:
     """A file, whole, in part, or not again."""
     binary = Schema.model_validate({"type": "string", "format": "binary"})
     content = {media_type: MediaType(media_type_schema=binary) for media_type in media_types}
+    same = header_refs("CacheControl", "ETag", "AcceptRanges", "LastModified", "ContentDisposition")
     return {
-        200: Reply(description=text, headers=header_refs("CacheControl", "ETag"), content=content),
+        200: Reply(description=text, headers=same, content=content),
         206: Reply(
-            description="The part asked for by Range", headers=header_refs("ContentRange", "ETag"), content=content
+            description="The part asked for by Range", headers={**same, **header_refs("ContentRange")}, content=content
         ),
-        304: Reply(description="The client's copy is current", headers=header_refs("CacheControl", "ETag")),
+        304: Reply(description="The client's copy is current", headers=same),
     }
 
 
