@@ -108,14 +108,10 @@ def test_every_header_that_is_sent_is_documented(
         ("GET", "/metrics"): [client.get("/metrics")],
         ("GET", "/openapi.json"): [client.get("/openapi.json")],
     }
-    for route, path in {
-        "/outputs/{name}": file,
-        "/docs": "/docs",
-        "/": "/",
-        "/static/{name}": "/static/app.js",
-    }.items():
+    files = {"/outputs/{name}": file, "/docs": "/docs", "/": "/", "/static/{name}": "/static/app.js"}
+    for name, path in files.items():
         ways: list[dict[str, str]] = [{}, {"Range": "bytes=0-3"}, {"Range": "bytes=999999-"}]
-        sent["GET", route] = [client.get(path, headers=way, buffered=True) for way in ways]
+        sent["GET", name] = [client.get(path, headers=way, buffered=True) for way in ways]
     is_same = {"If-None-Match": sent["GET", "/outputs/{name}"][0].headers["ETag"]}
     sent["GET", "/outputs/{name}"].append(client.get(file, headers=is_same, buffered=True))
     sent["DELETE", "/jobs/{job_id}"] = [client.delete(f"/jobs/{job}")]
