@@ -18,6 +18,9 @@ from shared.jobs import SIDES, Job, new_job, new_job_id
 from shared.messages import send_plan
 from shared.store import Claim
 
+#: Puts a job of this id on record; None, and nothing is left, when the claim was another's by then.
+Maker = Callable[[str, Claim | None], Job | None]
+
 log = structlog.get_logger(__name__)
 
 #: How long one look for the job of another request with the same key lasts (ms). That request's failure ends it.
@@ -63,11 +66,7 @@ def accept(service: Service, asked: ProcessRequest, terms: Terms) -> tuple[Job, 
             service.storage.remove_work(job_id)
             raise
 
-    if terms.idempotency_key is None:
-        job = make(new_job_id(), None)
-        assert job is not None  # only a claim can be lost
-        return job, False
-    return _once(service, terms.idempotency_key, digest_of(asked), make)
+    return once(service, terms.idempotency_key, lambda: digest_of(asked), make)
 
 
 def _check_extraction(service: Service) -> None:
@@ -98,8 +97,22 @@ def enqueue(service: Service, job: Job, claim: Claim | None = None) -> bool:
     return True
 
 
-def _once(service: Service, key: str, body: str, make: Callable[[str, Claim | None], Job | None]) -> tuple[Job, bool]:
-    """One job for all requests with this key: the first one makes it, the others wait until it is on record."""
+def once(service: Service, key: str | None, digest: Callable[[], str], make: Maker) -> tuple[Job, bool]:
+    """One job for all requests with this key: the first one makes it, the others wait until it is on record.
+
+    Args:
+        key: None makes a job of its own.
+        digest: what the request asks for, as one word; not called without a key.
+    Returns:
+        The job, and whether an earlier request had made it.
+    Raises:
+        IdempotencyKeyReused: the key stands for a request that asked for something else.
+    """
+    if key is None:
+        job = make(new_job_id(), None)
+        assert job is not None  # only a claim can be lost
+        return job, False
+    body = digest()
     while True:
         job_id = new_job_id()
         claim = service.store.claims.take(caller(), key, body, job_id)

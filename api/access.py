@@ -24,6 +24,8 @@ from shared.settings import Settings
 _OPEN = frozenset({"health", "pages", "outputs"})
 #: Endpoints of open blueprints that ask all the same: what runs here is not for strangers.
 _CLOSED = frozenset({"health.metrics"})
+#: Endpoints that answer from this process alone: a Redis that hangs must not make a live one look dead.
+_ALONE = frozenset({"health.live"})
 
 _KEY_MISSING = "Send your API key: Authorization: Bearer <key>, or X-API-Key: <key>"
 _KEY_WRONG = "This API key is not known here; was it mistyped or withdrawn?"
@@ -59,11 +61,13 @@ def register_access(app: Flask, service: Service) -> None:
         g.is_trusted = bool(g.caller) or not hashes
         if g.caller:
             structlog.contextvars.bind_contextvars(caller=g.caller)
+        who = f"key:{g.caller}" if g.caller else f"address:{client_address()}"
         if request.blueprint in _OPEN and request.endpoint not in _CLOSED:
+            if limiter is not None and request.endpoint not in _ALONE:
+                g.standings = limiter.look(who)
             return
         if limiter is not None:
-            # Before the key is asked for: who tries keys out is counted by address.
-            limiter.admit(f"key:{g.caller}" if g.caller else f"address:{client_address()}")
+            limiter.admit(who)  # before the key is asked for: who tries keys out is counted by address
         if request.endpoint is None:
             return  # its 404 or 405 says nothing that the documentation does not
         if not g.is_trusted:
@@ -74,7 +78,8 @@ def register_access(app: Flask, service: Service) -> None:
 
     @app.after_request
     def say_where_they_stand(reply: Response) -> Response:
-        reply.headers.update(rate_headers(g.get("standings", [])))
+        if limiter is not None:
+            reply.headers.update(rate_headers(limiter.policy, g.get("standings", [])))
         if reply.status_code == 401:
             reply.headers["WWW-Authenticate"] = 'Bearer realm="cutout"'
         if reply.status_code == 429:

@@ -16,10 +16,11 @@ WHEN: dict[str, str] = {
     "job_canceled": "the job was canceled or deleted; also the error of its open cells",
     "output_url_expired": "the signed URL has had its time; `GET /jobs/{job_id}` gives a fresh one",
     "method_not_allowed": "the route does not know this method",
+    "requested_range_not_satisfiable": "`Range` is outside of the file; `Content-Range` says its size",
     "request_too_large": "the body is larger than `UPLOAD_LIMIT_MB`",
     "unsupported_media_type": "neither JSON nor multipart",
     "invalid_request": "a field is missing, unknown or wrong; `detail` names it",
-    "idempotency_key_reused": "the Idempotency-Key came before with another body",
+    "idempotency_key_reused": "the Idempotency-Key came before with another request",
     "output_too_large": "the options ask for a larger file than there may be of this picture",
     "source_unreachable": "the URL cannot be fetched",
     "source_timeout": "the download took too long",
@@ -50,4 +51,10 @@ WHEN: dict[str, str] = {
     "queue_full": "`MAX_QUEUED_JOBS` jobs wait; `Retry-After` follows from the measured throughput",
     "too_many_event_streams": "`MAX_EVENT_STREAMS` streams are open; ask `GET /jobs/{job_id}` instead",
     "job_expired": "the job was not done before its deadline (`Cancel-After`); also the error of its open cells",
+}
+
+#: Codes that are not in our tree, because Flask raises them: code -> (status, title).
+FROM_FLASK: dict[str, tuple[int, str]] = {
+    "method_not_allowed": (405, "Method Not Allowed"),
+    "requested_range_not_satisfiable": (416, "Requested Range Not Satisfiable"),
 }

@@ -101,7 +101,7 @@ def register_error_handlers(app: Flask) -> None:
         title = str(error.name)
         reply = problem(title.lower().replace(" ", "_"), status, title, str(error.description or title))
         for name, value in error.get_headers():
-            if name.lower() == "allow":
+            if name.lower() in ("allow", "content-range"):
                 reply.headers[name] = value
         return reply
 

@@ -33,13 +33,12 @@ class Standing:
     """Where a caller stands with one limit.
 
     Attributes:
-        name: of the limit's window: "minute". quota: requests in window_s seconds.
+        name: of the limit's window: "minute". quota: requests in a window.
         remaining: requests left. reset_s: seconds until they are `quota` again.
     """
 
     name: str
     quota: int
-    window_s: int
     remaining: int
     reset_s: int
     is_exceeded: bool
@@ -63,12 +62,17 @@ class Limiter:
         self._lock = threading.Lock()
         self._paused_until = 0.0
 
-    def count(self, who: str) -> list[Standing]:
-        """Count one request of a caller against every limit; where it stands. Empty while Redis does not answer."""
+    @property
+    def policy(self) -> str:
+        """The limits, as RateLimit-Policy says them."""
+        return ", ".join(f'"{x.GRANULARITY.name}";q={x.amount};w={x.get_expiry()}' for x in self._limits)
+
+    def look(self, who: str, *, counts: bool = False) -> list[Standing]:
+        """Where a caller stands with every limit, after one more request if it counts. Empty while Redis is away."""
         if time.monotonic() < self._paused_until:
             return []
         try:
-            return [self._standing(limit, who) for limit in self._limits]
+            return [self._standing(limit, who, counts) for limit in self._limits]
         except StorageError as exc:
             with self._lock:
                 self._paused_until = time.monotonic() + _PAUSE_S
@@ -76,25 +80,24 @@ class Limiter:
             return []
 
     def admit(self, who: str) -> None:
-        """Count this request; its reply says where the caller stands.
+        """Count this request.
 
         Raises:
             RateLimited: a limit is used up.
         """
-        g.standings = self.count(who)
+        g.standings = self.look(who, counts=True)
         exceeded = [standing for standing in g.standings if standing.is_exceeded]
         if exceeded:
             worst = max(exceeded, key=lambda standing: standing.reset_s)
             g.retry_after_s = worst.reset_s
             raise RateLimited(f"More than {worst.quota} requests per {worst.name}; try again in {worst.reset_s} s")
 
-    def _standing(self, limit: RateLimitItem, who: str) -> Standing:
-        is_within = self._limiter.hit(limit, who)
+    def _standing(self, limit: RateLimitItem, who: str, counts: bool) -> Standing:
+        is_within = self._limiter.hit(limit, who) if counts else True
         reset_time, remaining = self._limiter.get_window_stats(limit, who)
         return Standing(
             name=limit.GRANULARITY.name,
             quota=limit.amount,
-            window_s=limit.get_expiry(),
             remaining=remaining,
             # Redis rounds it to whole seconds: half a second more, or a client would come back too early.
             reset_s=min(limit.get_expiry(), max(1, math.ceil(reset_time - time.time() + 0.5))),
@@ -102,14 +105,10 @@ class Limiter:
         )
 
 
-def rate_headers(standings: list[Standing]) -> dict[str, str]:
-    """RateLimit-Policy (what may be asked) and RateLimit (what is left of it)."""
-    if not standings:
-        return {}
-    return {
-        "RateLimit-Policy": ", ".join(f'"{item.name}";q={item.quota};w={item.window_s}' for item in standings),
-        "RateLimit": ", ".join(f'"{item.name}";r={item.remaining};t={item.reset_s}' for item in standings),
-    }
+def rate_headers(policy: str, standings: list[Standing]) -> dict[str, str]:
+    """RateLimit-Policy (what may be asked) and, where it is known, RateLimit (what is left of it)."""
+    left = ", ".join(f'"{item.name}";r={item.remaining};t={item.reset_s}' for item in standings)
+    return {"RateLimit-Policy": policy, **({"RateLimit": left} if left else {})}
 
 
 def client_address() -> str:

@@ -20,9 +20,9 @@ from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema
 from pydantic import BaseModel
 
 from api import examples
-from api.error_reference import WHEN
+from api.error_reference import FROM_FLASK, WHEN
 from api.errors import error_classes
-from api.openapi_jobs import ENDINGS, job_paths, once_parameters, wait_parameters
+from api.openapi_jobs import ENDINGS, fresh_parameter, job_paths, once_parameter, wait_parameters
 from api.openapi_parts import (
     BAD_RANGE,
     KEY,
@@ -59,7 +59,9 @@ from shared.jobs import SIDES, JobStatus, cell_names
 _ABOUT = """Removes the background of print designs: each side through each model, as PNG with alpha.
 
 Send a design to `POST /process` and wait for the result, or let it answer at once and ask `GET /jobs/{job_id}`, or have
-a webhook tell you. Errors are problem details (RFC 9457) whose `code` never changes its meaning."""
+a webhook tell you. Errors are problem details (RFC 9457) whose `code` never changes its meaning.
+
+Every reply also has `X-Content-Type-Options: nosniff`, a `Referrer-Policy` and a `Content-Security-Policy`."""
 _TAGS = {
     "Jobs": "Cut designs out",
     "Outputs": "The files that were made",
@@ -168,7 +170,7 @@ def _process(models: tuple[str, ...]) -> Operation:
         tag="Jobs",
         text="One job: a front, a back or both, each through every model. Waits for the result unless asked otherwise.",
         errors=_PROCESS_ERRORS,
-        parameters=[*wait_parameters(), *once_parameters()],
+        parameters=[*wait_parameters(), once_parameter(), fresh_parameter()],
         body=RequestBody(
             required=True,
             description="JSON with addresses, or a form with files; the same request either way",
@@ -279,7 +281,7 @@ def _error_codes() -> list[dict[str, Any]]:
     codes = []
     for code, when in WHEN.items():
         error = known.get(code)
-        status, title = (error.status, error.title) if error else (405, "Method Not Allowed")
+        status, title = (error.status, error.title) if error else FROM_FLASK[code]
         again = error is not None and error.retryable
         codes.append({"code": code, "status": status, "title": title, "when": when, "retryable": again})
     return codes

@@ -11,6 +11,7 @@ from shared.errors import (
     DeviceFailed,
     DeviceQueueFull,
     ExtractionError,
+    IdempotencyKeyReused,
     InferenceFailed,
     InternalError,
     InvalidRequest,
@@ -89,23 +90,25 @@ def wait_parameters() -> list[Parameter]:
     ]
 
 
-def once_parameters() -> list[Parameter]:
-    """What makes a request the same as an earlier one, and a picture other than an earlier one."""
-    return [
-        parameter(
-            "header",
-            "Idempotency-Key",
-            "A name of your own for this request. Sent again with the same body it is the same job, also while that "
-            "runs and from two requests at the same instant; as long as the job's record lives.",
-            {"type": "string", "pattern": "^[!-~]{1,255}$", "examples": ["order-8812-shirt"]},
-        ),
-        parameter(
-            "header",
-            "Cache-Control",
-            "no-cache: compute every cell, even when the same picture was cut with the same options before",
-            {"type": "string", "examples": ["no-cache"]},
-        ),
-    ]
+def once_parameter() -> Parameter:
+    """What makes a request the same as an earlier one."""
+    return parameter(
+        "header",
+        "Idempotency-Key",
+        "A name of your own for this request. Sent again with the same request it is the same job, also while that "
+        "runs and from two requests at the same instant; as long as the job's record lives.",
+        {"type": "string", "pattern": "^[!-~]{1,255}$", "examples": ["order-8812-shirt"]},
+    )
+
+
+def fresh_parameter() -> Parameter:
+    """What makes a picture other than an earlier one."""
+    return parameter(
+        "header",
+        "Cache-Control",
+        "no-cache: compute every cell, even when the same picture was cut with the same options before",
+        {"type": "string", "examples": ["no-cache"]},
+    )
 
 
 def _list() -> Operation:
@@ -186,6 +189,7 @@ def _retry(models: tuple[str, ...]) -> Operation:
                 "The new job has ended with at least one cutout",
                 ProcessReply,
                 "PreferenceApplied",
+                "IdempotentReplayed",
                 example=examples.result(cell_names(SIDES, models)),
             ),
             202: json_reply(
@@ -194,12 +198,14 @@ def _retry(models: tuple[str, ...]) -> Operation:
                 "Location",
                 "PreferenceApplied",
                 "RetryAfter",
+                "IdempotentReplayed",
                 example=examples.envelope(JobStatus.QUEUED),
             ),
         },
         tag="Jobs",
         errors=(
             InvalidRequest,
+            IdempotencyKeyReused,
             JobNotFound,
             JobStillOpen,
             NothingToRetry,
@@ -217,8 +223,9 @@ def _retry(models: tuple[str, ...]) -> Operation:
                 {"type": "array", "items": {"type": "string"}, "examples": [["back_birefnet"]]},
             ),
             *wait_parameters(),
+            once_parameter(),
         ],
-        error_headers=("PreferenceApplied",),
+        error_headers=("PreferenceApplied", "IdempotentReplayed"),
     )
 
 
@@ -229,7 +236,7 @@ def _events() -> Operation:
         {
             200: Reply(
                 description="Events as they come, and a comment every 15 s without one; ends with the final state",
-                headers=header_refs("CacheControl"),
+                headers=header_refs("CacheControl", "XAccelBuffering"),
                 content={"text/event-stream": MediaType(media_type_schema=_one_event(), example=examples.events())},
             ),
             204: Reply(description="The job has ended, and you have seen all of its events", headers=header_refs()),

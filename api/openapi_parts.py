@@ -7,7 +7,7 @@ from openapi_pydantic import Response as Reply
 from openapi_pydantic.util import PydanticSchema
 from pydantic import BaseModel
 
-from api.error_reference import WHEN
+from api.error_reference import FROM_FLASK, WHEN
 from shared.errors import AppError, InternalError, RateLimited, Unauthorized
 
 #: component name -> (the header's name, what it says, schema, example)
@@ -38,7 +38,26 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
         {"type": "string"},
         '"1764000000.0-900211-7"',
     ),
-    "ContentRange": ("Content-Range", "Which bytes of the file these are", {"type": "string"}, "bytes 0-99/900211"),
+    "ContentRange": (
+        "Content-Range",
+        "Which bytes of the file these are; with 416, how many it has",
+        {"type": "string"},
+        "bytes 0-99/900211",
+    ),
+    "AcceptRanges": ("Accept-Ranges", "Parts of the file can be asked for by Range", {"type": "string"}, "bytes"),
+    "LastModified": (
+        "Last-Modified",
+        "When the file was written, for If-Modified-Since",
+        {"type": "string"},
+        "Tue, 24 Nov 2026 10:00:01 GMT",
+    ),
+    "ContentDisposition": (
+        "Content-Disposition",
+        "The file's name, should it be saved",
+        {"type": "string"},
+        "inline; filename=design_123_4f0c2b9d8e7a4c1b9f3d5e6a7b8c9d0e_front_rmbg.png",
+    ),
+    "XAccelBuffering": ("X-Accel-Buffering", "no: a proxy must pass events on at once", {"const": "no"}, "no"),
     "IdempotentReplayed": (
         "Idempotent-Replayed",
         "true: an earlier request with this Idempotency-Key made the job",
@@ -48,7 +67,7 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
     "WWWAuthenticate": ("WWW-Authenticate", "How to send a key", {"type": "string"}, 'Bearer realm="cutout"'),
     "RateLimit": (
         "RateLimit",
-        "What is left of each limit: r requests within t seconds; only where RATE_LIMIT is set",
+        "What is left of each limit: r requests within t seconds; only where RATE_LIMIT is set, never on /live",
         {"type": "string"},
         '"minute";r=597;t=42',
     ),
@@ -60,6 +79,10 @@ HEADERS: dict[str, tuple[str, str, dict[str, Any], str | int]] = {
     ),
 }
 _REQUEST_ID = "Your own id of this request: 1-128 of A-Z a-z 0-9 . _ : -, or it is replaced by a new one"
+#: Headers of every reply of a service that has limits.
+_LIMIT_HEADERS = ("RateLimit", "RateLimitPolicy")
+#: Headers that every problem of a status has.
+_STATUS_HEADERS = {401: ("WWWAuthenticate",), 416: ("ContentRange",), 429: ("RetryAfter",), 503: ("RetryAfter",)}
 #: Either of the two ways to send a key.
 KEY: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
 
@@ -89,15 +112,15 @@ def operation(
     """
     usual = (InternalError,) if is_open else (Unauthorized, RateLimited, InternalError)
     all_errors = (*errors, *(error for error in usual if error not in errors))
-    everywhere = () if is_open else ("RateLimit", "RateLimitPolicy")
     responses: dict[str, Reply | Reference] = {}
     for status, reply in replies.items():
         responses[str(status)] = reply.model_copy(
-            update={"headers": {**(reply.headers or {}), **header_refs(*everywhere)}}
+            update={"headers": {**(reply.headers or {}), **header_refs(*_LIMIT_HEADERS)}}
         )
-    responses |= _error_replies(all_errors, (*error_headers, *everywhere))
+    responses |= _error_replies(all_errors, (*error_headers, *_LIMIT_HEADERS))
     for status, (code, title) in (plain_errors or {}).items():
-        responses[str(status)] = _problem(f"{title}: `{code}`", {code: (status, title, f"{title}.")}, *everywhere)
+        names = (*_STATUS_HEADERS.get(status, ()), *_LIMIT_HEADERS)
+        responses[str(status)] = _problem(f"{title}: `{code}`", {code: (status, title, WHEN[code])}, *names)
     described = {"description": text} if text else {}
     return Operation(
         operationId=name,
@@ -118,13 +141,12 @@ def _error_replies(errors: tuple[type[AppError], ...], names: tuple[str, ...]) -
     by_status: dict[int, list[type[AppError]]] = {}
     for error in errors:
         by_status.setdefault(error.status, []).append(error)
-    extra = {401: ["WWWAuthenticate"], 429: ["RetryAfter"], 503: ["RetryAfter"]}
     return {
         str(status): _problem(
             "; ".join(f"{error.title}: `{error.code}`" for error in group),
             {error.code: (status, error.title, WHEN.get(error.code, error.title)) for error in group},
             *names,
-            *extra.get(status, []),
+            *_STATUS_HEADERS.get(status, ()),
         )
         for status, group in by_status.items()
     }
@@ -183,17 +205,18 @@ def file_replies(text: str, *media_types: str) -> dict[int, Reply]:
     """A file, whole, in part, or not again."""
     binary = Schema.model_validate({"type": "string", "format": "binary"})
     content = {media_type: MediaType(media_type_schema=binary) for media_type in media_types}
+    same = header_refs("CacheControl", "ETag", "AcceptRanges", "LastModified", "ContentDisposition")
     return {
-        200: Reply(description=text, headers=header_refs("CacheControl", "ETag"), content=content),
+        200: Reply(description=text, headers=same, content=content),
         206: Reply(
-            description="The part asked for by Range", headers=header_refs("ContentRange", "ETag"), content=content
+            description="The part asked for by Range", headers={**same, **header_refs("ContentRange")}, content=content
         ),
-        304: Reply(description="The client's copy is current", headers=header_refs("CacheControl", "ETag")),
+        304: Reply(description="The client's copy is current", headers=same),
     }
 
 
 #: What a file route answers to a Range outside of the file.
-BAD_RANGE = {416: ("requested_range_not_satisfiable", "Range lies outside the file")}
+BAD_RANGE = {416: ("requested_range_not_satisfiable", FROM_FLASK["requested_range_not_satisfiable"][1])}
 
 
 def text_reply(text: str, media_type: str, schema: dict[str, Any]) -> Reply:

@@ -4,44 +4,60 @@ A final state never changes, so a retry is a job of its own, with its own id and
 the start, linked; prepared sides and uploads are linked as long as they are kept, URLs are fetched again when not.
 """
 
+import hashlib
+import json
+
 from flask import g
 
-from api.accepting import enqueue
+from api.accepting import enqueue, once
 from api.caller import caller
 from api.headers import Terms
 from api.service import Service
 from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired
-from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job, new_job_id
+from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job
+from shared.store import Claim
 from shared.takeover import take_over
 
 
-def retry(service: Service, old: Job, names: list[str], terms: Terms) -> Job:
+def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[Job, bool]:
     """Queue the retry of a job that has ended.
 
     Args:
         names: the cells to compute; every failed one when empty. Other failed cells keep their error.
+    Returns:
+        The new job, and whether an earlier request with the same Idempotency-Key had made it.
     Raises:
         JobStillOpen, NothingToRetry, SourceExpired, QueueFull.
+        IdempotencyKeyReused: the key stands for another request.
         InvalidRequest: the job has no cell of such a name.
     """
     unknown = [name for name in names if name not in old.cells]
     if unknown:
         raise InvalidRequest(f"?cell: {unknown[0][:100]!r} is not one of {', '.join(old.cells)}")
-    if not old.is_final:
-        raise JobStillOpen(f"The job {old.job_id} is {old.status}; cancel it or wait for its end")
-    again = names or [name for name, cell in old.cells.items() if cell.status == CellStatus.FAILED]
-    if not again:
-        raise NothingToRetry(f"Every cell of {old.job_id} was delivered; name one (?cell=) to compute it again")
-    service.store.raise_if_full()
-    job_id = new_job_id()
-    try:
-        job = _new_job(service, old, job_id, frozenset(again), terms)
-        enqueue(service, job)
-    except BaseException:
-        service.storage.remove_outputs(job_id)
-        service.storage.remove_work(job_id)
-        raise
-    return job
+
+    def make(job_id: str, claim: Claim | None) -> Job | None:
+        if not old.is_final:
+            raise JobStillOpen(f"The job {old.job_id} is {old.status}; cancel it or wait for its end")
+        again = names or [name for name, cell in old.cells.items() if cell.status == CellStatus.FAILED]
+        if not again:
+            raise NothingToRetry(f"Every cell of {old.job_id} was delivered; name one (?cell=) to compute it again")
+        service.store.raise_if_full()
+        job = None
+        try:
+            new = _new_job(service, old, job_id, frozenset(again), terms)
+            job = new if enqueue(service, new, claim) else None
+            return job
+        finally:
+            if job is None:
+                service.storage.remove_outputs(job_id)
+                service.storage.remove_work(job_id)
+
+    return once(service, terms.idempotency_key, lambda: _digest(old, names), make)
+
+
+def _digest(old: Job, names: list[str]) -> str:
+    """What makes two retries the same, and no retry the same as a POST /process: the job and the cells named."""
+    return hashlib.sha256(json.dumps({"retry_of": old.job_id, "cells": sorted(set(names))}).encode()).hexdigest()
 
 
 def _new_job(service: Service, old: Job, job_id: str, again: frozenset[str], terms: Terms) -> Job:

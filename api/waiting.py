@@ -55,8 +55,12 @@ def read_wait(settings: Settings, parameters: tuple[str, ...] = ("wait",)) -> Wa
     return Wait(0 if preferred.respond_async else default_s, "", async_applied)
 
 
-def waited_reply(service: Service, job: Job, wait: Wait) -> Response:
-    """Wait for the job, then its result or error; 202 and its envelope when it is still open."""
+def waited_reply(service: Service, job: Job, wait: Wait, *, is_replayed: bool) -> Response:
+    """Wait for the job, then its result or error; 202 and its envelope when it is still open.
+
+    Args:
+        is_replayed: an earlier request with the same Idempotency-Key made the job; the reply says so.
+    """
     with structlog.contextvars.bound_contextvars(job_id=job.job_id):
         job, has_waited = _wait(service, job, wait.seconds)
     applied = [wait.wait_applied] if has_waited else []
@@ -69,6 +73,8 @@ def waited_reply(service: Service, job: Job, wait: Wait) -> Response:
         applied.insert(0, wait.async_applied)
     if any(applied):
         reply.headers["Preference-Applied"] = ", ".join(filter(None, applied))
+    if is_replayed:
+        reply.headers["Idempotent-Replayed"] = "true"
     return reply
 
 

@@ -270,13 +270,17 @@ class CutoutClient:
         """
         self._transport.request("DELETE", _path(job_id), ok=(200, 202, 204)).close()
 
-    def retry(self, job_id: str, *cells: str) -> Job:
+    def retry(self, job_id: str, *cells: str, idempotency_key: str | None = None) -> Job:
         """A new job that computes the failed cells of one that has ended, or those that you name.
 
         What the old one delivered is the new one's from the start.
+
+        Args:
+            idempotency_key: the same key for the same retry is the same new job. Made up when left out, so that a lost
+                answer does not make a second job.
         """
-        # Not repeated after a lost answer: it may have made a job, and a second one would be made.
-        return self._send(f"{_path(job_id)}/retry", params={"cell": cells}, headers={}, repeat="refused")
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._send(f"{_path(job_id)}/retry", params={"cell": cells}, headers=headers)
 
     def health(self) -> Health:
         """Whether jobs are being done. A service that is not ready is an answer too, not an error."""

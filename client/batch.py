@@ -129,7 +129,10 @@ class Batch:
             job = self._client.get(known.job_id)
             if not job.is_final or job.status == "succeeded":
                 return job
-            return self._client.retry(job.job_id) if job.status == "partial" else None
+            if job.status != "partial":
+                return None
+            # By this name also a run that was killed before it had the answer takes up the job it has made.
+            return self._client.retry(job.job_id, idempotency_key=f"retry-{job.job_id}")
         except CutoutError as error:
             if error.retryable:
                 raise

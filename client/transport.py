@@ -17,13 +17,12 @@ from client.errors import CONNECTION_FAILED, UNEXPECTED_REPLY, CutoutError
 from client.patience import Patience
 
 CONNECT_TIMEOUT_S = 10.0
-#: The service has said that it did not do it.
-_REFUSED = frozenset({429, 503})
-#: From a gateway that gave up waiting for the service: it may have been done.
-_LOST = frozenset({502, 504})
+#: The service has said that it did not do it, or a gateway gave up waiting for it: then it may have been done.
+_PASSING = frozenset({429, 502, 503, 504})
 
-#: always: even if it may have been done already; refused: only if it was certainly not; never: the first answer counts.
-Repeat = Literal["always", "refused", "never"]
+#: always: even if it may have been done already, so only for what is the same a second time; never: the first answer
+#: counts.
+Repeat = Literal["always", "never"]
 
 
 class Transport:
@@ -106,12 +105,11 @@ class Transport:
                 if reply.status_code in ok:
                     return reply
                 error = read_error(reply)
-                may_repeat = error.status in _REFUSED or (error.status in _LOST and repeat == "always")
+                may_pass = error.status in _PASSING
             except requests.RequestException as exc:
-                error = connection_error(address, exc)
-                may_repeat = repeat == "always" or _never_connected(exc)
+                error, may_pass = connection_error(address, exc), True
             # An error with a job is that job's end, in answer to a repeated key: it will not change.
-            if repeat == "never" or not may_repeat or error.job_id:
+            if repeat == "never" or not may_pass or error.job_id:
                 raise error
             patience.pause(error)
 
@@ -178,7 +176,7 @@ def read_error(reply: requests.Response) -> CutoutError:
         UNEXPECTED_REPLY,
         f"{reply.request.method} {urlsplit(reply.url).path} was answered with status {reply.status_code}: {excerpt}",
         status=reply.status_code,
-        retryable=reply.status_code in _REFUSED | _LOST,
+        retryable=reply.status_code in _PASSING,
         retry_after_s=retry_after_s,
     )
 

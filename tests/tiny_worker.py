@@ -7,6 +7,8 @@ input, so a test can tell that every cell got its own picture. TINY_GATE names a
     TINY_GATE/entered-<model>  written when a pass of that model has begun
     TINY_GATE/break-<model>    forward passes of that model raise
     TINY_GATE/kill-<model>     forward passes of that model find the device lost
+    TINY_GATE/exhaust-<model>  forward passes of that model find no room on the device
+    TINY_GATE/trip-<model>     forward passes of that model meet a mistake of ours
     TINY_GATE/passes-<model>   one byte for each pass of that model that was begun
 
 TINY_WEIGHTS is the content that its weights claim to have.
@@ -21,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.errors import DeviceFailed, InferenceFailed
+from shared.errors import DeviceFailed, InferenceFailed, OutOfDeviceMemory
 from shared.settings import Settings, load_settings
 from worker.app import run_worker
 from worker.cells import LoadedEngine
@@ -52,6 +54,10 @@ class TinyEngine:
                 raise InferenceFailed(f"{self.name} was told to fail")
             if (self._gate / f"kill-{self.name}").exists():
                 raise DeviceFailed("the device was told to fail")
+            if (self._gate / f"exhaust-{self.name}").exists():
+                raise OutOfDeviceMemory("the device was told to have no room")
+            if (self._gate / f"trip-{self.name}").exists():
+                raise LookupError("a mistake of ours")
         return paint(self.name, batch)
 
 

@@ -330,7 +330,9 @@ class Pipeline:
         """End the job, unless it has ended by now; returns how."""
         if self._store.finish(job.job_id, status, result, error):
             now = utc_now()
-            computed = sum(cell.status == CellStatus.SUCCEEDED and not cell.cached for cell in job.cells.values())
+            # What was taken over, or kept its own alpha, ran no model and says nothing about those that will.
+            good = [cell for cell in job.cells.values() if cell.status == CellStatus.SUCCEEDED]
+            computed = sum(not cell.cached and not cell.own_alpha for cell in good)
             if job.started_at is not None:
                 self._store.pace.record(job.started_at.timestamp(), now.timestamp(), computed)
             seconds = (now - job.created_at).total_seconds()

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 #: find less, one that is here wrongly would deliver wrong pictures.
 _NOT_OF_THE_CELL = {"models", "webhook"}
 #: Libraries whose versions can move a pixel.
-_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow")
+_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
 
 
 @cache

@@ -73,8 +73,8 @@ def again(job_id: str) -> Response:
     service = get_service()
     wait = read_wait(service.settings, ("wait", "cell"))
     terms = read_terms(request.headers)
-    new = retry(service, find_job(service, job_id), request.args.getlist("cell"), terms)
-    return waited_reply(service, new, wait)
+    new, is_replayed = retry(service, find_job(service, job_id), request.args.getlist("cell"), terms)
+    return waited_reply(service, new, wait, is_replayed=is_replayed)
 
 
 def find_job(service: Service, job_id: str) -> Job:

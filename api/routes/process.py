@@ -17,7 +17,4 @@ def process() -> Response:
     wait = read_wait(service.settings)
     terms = read_terms(request.headers)
     job, is_replayed = accept(service, parse_request(request), terms)
-    reply = waited_reply(service, job, wait)
-    if is_replayed:
-        reply.headers["Idempotent-Replayed"] = "true"
-    return reply
+    return waited_reply(service, job, wait, is_replayed=is_replayed)

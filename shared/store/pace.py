@@ -3,8 +3,8 @@
 Two things are kept, both as moving averages in which the latest ten jobs or so count most:
 
     service:{n}    seconds from the start to the end of a job with n computed cells
-    busy, cells    seconds in which the service was busy, and the cells it computed in them: their ratio is the
-                   throughput of all workers together, however many jobs they work on at once
+    busy, jobs     seconds in which the service was busy, and the jobs it ended in them: their ratio is the throughput
+                   of all workers together, however many jobs they work on at once
 
 A job adds to `busy` the time since it started or since the job before it ended, whichever is later: of jobs that
 overlap no second counts twice.
@@ -24,7 +24,7 @@ _UNKNOWN_RETRY_S = 5
 # KEYS: pace. ARGV: ttl, share kept, started, ended, cells. One script, because workers report at the same time.
 _RECORD = """
 local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '0') end
-local keep, started, ended, cells = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local keep, started, ended = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local last = number('last')
 local busy = math.max(0, ended - math.max(started, last))
 local field = 'service:' .. ARGV[5]
@@ -32,7 +32,6 @@ local service, known = math.max(0, ended - started), redis.call('HGET', KEYS[1],
 if known then service = keep * tonumber(known) + (1 - keep) * service end
 redis.call('HSET', KEYS[1], field, string.format('%.6f', service),
   'busy', string.format('%.6f', keep * number('busy') + busy),
-  'cells', string.format('%.6f', keep * number('cells') + cells),
   'jobs', string.format('%.6f', keep * number('jobs') + 1),
   'last', string.format('%.6f', math.max(last, ended)))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -51,7 +50,8 @@ class Pace:
     def record(self, started_s: float, ended_s: float, cells: int) -> None:
         """Count a job that ended: its start and end (Unix time, s) and the cells that were computed for it.
 
-        Cells that were taken over cost nothing and must not be counted; a job without any other is no measure.
+        Cells that ran no model (taken over, or with an alpha of their own) must not be counted; a job without any other
+        is no measure.
         """
         if cells > 0:
             with translated():

@@ -16,6 +16,7 @@ from shared.jobs import CellRecord, CellStatus, Job, JobStatus, Source, new_job
 from shared.settings import Settings, load_settings
 from shared.storage import output_name
 from shared.store import Store
+from tests.conftest import assert_problem
 from tests.redis_server import free_port
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
@@ -89,7 +90,15 @@ def test_a_part_of_an_output_can_be_asked_for(client: FlaskClient, output: bytes
     reply = fetch(client, f"/outputs/{NAME}", Range="bytes=10-19")
     assert (reply.status_code, reply.data) == (206, output[10:20])
     assert reply.headers["Content-Range"] == f"bytes 10-19/{len(output)}"
-    assert fetch(client, f"/outputs/{NAME}", Range="bytes=9999-").status_code == 416
+
+
+@pytest.mark.usefixtures("output")
+@pytest.mark.parametrize("path", [f"/outputs/{NAME}", "/docs", "/", "/static/style.css"])
+def test_a_range_outside_of_the_file_is_refused_with_the_files_size(client: FlaskClient, path: str) -> None:
+    size = len(fetch(client, path).data)
+    reply = fetch(client, path, Range=f"bytes={size}-")
+    assert_problem(reply, 416, "requested_range_not_satisfiable")
+    assert reply.headers["Content-Range"] == f"bytes */{size}"
 
 
 @pytest.mark.usefixtures("output")

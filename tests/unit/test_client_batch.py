@@ -146,6 +146,20 @@ def test_of_a_partial_job_only_the_failed_cells_are_done_again(service: Service)
     assert service.sent() == 1
 
 
+def test_a_run_killed_while_it_asked_for_a_retry_asks_for_the_same_one_again(service: Service) -> None:
+    service.server.plan("GET", "/jobs/j1", partial(service, "partial"))
+    service.run()
+    before = (service.out / "state.jsonl").read_bytes()
+    service.server.plan("POST", "/jobs/j1/retry", Answer(202, service.job("j2", "queued")))
+    service.server.plan("GET", "/jobs/j2", Answer(200, service.job("j2", "succeeded")))
+    service.server.plan("GET", "/outputs/j2.png", Answer(200, PNG))
+    for _ in range(2):
+        service.run()
+        (service.out / "state.jsonl").write_bytes(before)  # as if it had never had the answer
+    keys = [asked.headers["Idempotency-Key"] for asked in service.server.asked if asked.path.endswith("/retry")]
+    assert (len(keys), len(set(keys))) == (2, 1)
+
+
 @pytest.mark.parametrize("refusal", [problem(404, "not_found"), problem(410, "source_expired")])
 def test_a_partial_job_that_cannot_be_retried_is_sent_again(service: Service, refusal: Answer) -> None:
     service.server.plan("GET", "/jobs/j1", partial(service, "partial"))

@@ -90,14 +90,15 @@ def test_a_request_that_is_wrong_is_sent_once_and_the_error_says_all(server: Fla
     assert len(server.asked) == 1
 
 
-def test_retry_of_a_job_is_not_repeated_when_it_may_have_happened(server: FlakyServer, client: Client) -> None:
-    server.plan("POST", "/jobs/j1/retry", Answer(is_dropped=True), ACCEPTED)
-    with pytest.raises(CutoutError) as caught:
-        client.retry("j1")
-    assert caught.value.code == "connection_failed"
-    server.plan("POST", "/jobs/j1/retry", problem(503, "queue_full", Retry_After="1"), ACCEPTED)
+def test_a_retry_whose_answer_was_lost_is_sent_again_as_the_same_request(server: FlakyServer, client: Client) -> None:
+    server.plan("POST", "/jobs/j1/retry", Answer(is_dropped=True), problem(503, "queue_full"), ACCEPTED)
     assert client.retry("j1", "back_rmbg", "front_rmbg").job_id == "j1"
-    assert server.paths() == ["POST /jobs/j1/retry"] + ["POST /jobs/j1/retry?cell=back_rmbg&cell=front_rmbg"] * 2
+    assert server.paths() == ["POST /jobs/j1/retry?cell=back_rmbg&cell=front_rmbg"] * 3
+    assert len({asked.headers["Idempotency-Key"] for asked in server.asked}) == 1
+    client.retry("j1", idempotency_key="mine")
+    client.retry("j1")
+    keys = [asked.headers["Idempotency-Key"] for asked in server.asked[2:]]
+    assert (keys[1], len(set(keys))) == ("mine", 3)
 
 
 def test_an_absent_service_is_named_after_the_patience_is_over() -> None:

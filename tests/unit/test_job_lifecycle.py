@@ -1,6 +1,8 @@
 """Cancel, delete, retry, list, deadlines: the routes on a real Redis, the worker played by a thread."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -10,11 +12,12 @@ import pytest
 import redis
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from api.app import create_app
 from shared.jobs import CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
 from shared.settings import Settings
-from shared.storage import FolderStorage, name_of, output_name
+from shared.storage import FolderStorage, job_of, name_of, output_name
 from shared.store import Store
 from tests.conftest import PlayedWorker, assert_problem, eventually, succeed
 from tests.redis_server import RedisServer
@@ -280,6 +283,75 @@ def test_what_cannot_be_tried_again_is_refused_by_name(
     body = assert_problem(client.post(f"/jobs/{job_id}/retry?cell=left_rmbg"), 422, "invalid_request")
     assert "left_rmbg" in body["detail"]
     assert_problem(client.post(f"/jobs/{job_id}/retry?cel=front_rmbg"), 422, "invalid_request")
+
+
+def try_again(client: FlaskClient, job_id: str, key: str = "again-1", query: str = "") -> TestResponse:
+    return client.post(f"/jobs/{job_id}/retry{query}", headers={**ASYNC, "Idempotency-Key": key})
+
+
+def made(reply: TestResponse) -> str:
+    assert reply.status_code in (200, 202), reply.text
+    return str((reply.json or {})["job_id"])
+
+
+def test_the_same_retry_again_is_the_same_new_job(
+    client: FlaskClient, played_worker: PlayedWorker, settings: Settings, partial_job: str
+) -> None:
+    played_worker.hold()
+    first = try_again(client, partial_job)
+    again = try_again(client, partial_job)
+    assert (made(again), "Idempotent-Replayed" in first.headers) == (made(first), False)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert made(try_again(client, partial_job, key="again-2")) != made(first)
+    played_worker.release()
+    eventually(lambda: bool(envelope(client, made(first))["status"] == "succeeded"))
+    # Also when what it was made from is not kept any more.
+    FolderStorage(settings.outputs_dir, settings.base_url).remove_sources(partial_job)
+    ended = try_again(client, partial_job)
+    assert (ended.status_code, made(ended)) == (200, made(first))
+    assert len(retries_of(client, partial_job)) == 2
+
+
+def retries_of(client: FlaskClient, job_id: str) -> list[str]:
+    return [job["job_id"] for job in (client.get("/jobs?limit=100").json or {})["jobs"] if job["retry_of"] == job_id]
+
+
+def test_a_key_stands_for_one_retry_of_one_job(client: FlaskClient, partial_job: str) -> None:
+    named = "?cell=back_rmbg&cell=front_rmbg"
+    first = made(try_again(client, partial_job, query=named))
+    eventually(lambda: bool(envelope(client, first)["status"] == "succeeded"))
+    assert made(try_again(client, partial_job, query="?cell=front_rmbg&cell=back_rmbg")) == first
+    for query in ("", "?cell=back_rmbg"):
+        assert_problem(try_again(client, partial_job, query=query), 422, "idempotency_key_reused")
+    assert_problem(try_again(client, first, query=named), 422, "idempotency_key_reused")
+    reply = client.post("/process", json=BODY, headers={**ASYNC, "Idempotency-Key": "again-1"})
+    assert_problem(reply, 422, "idempotency_key_reused")
+    assert (retries_of(client, partial_job), retries_of(client, first)) == ([first], [])
+
+
+def test_twenty_retries_at_the_same_instant_make_one_job(app: Flask, settings: Settings, partial_job: str) -> None:
+    barrier = threading.Barrier(20)
+
+    def send(_: int) -> TestResponse:
+        client = app.test_client()
+        barrier.wait(20)
+        return try_again(client, partial_job)
+
+    with ThreadPoolExecutor(20) as pool:
+        replies = list(pool.map(send, range(20)))
+    assert len({made(reply) for reply in replies}) == 1
+    assert sum("Idempotent-Replayed" not in reply.headers for reply in replies) == 1
+    assert retries_of(app.test_client(), partial_job) == [made(replies[0])]
+    assert {job_of(path.name) for path in settings.outputs_dir.glob("design_*")} == {partial_job, made(replies[0])}
+
+
+def test_a_retry_that_is_refused_frees_its_key(client: FlaskClient, store: Store, played_worker: PlayedWorker) -> None:
+    played_worker.hold()
+    job_id = submit(client)
+    assert_problem(try_again(client, job_id), 409, "job_still_open")
+    store.cancel(job_id)
+    played_worker.release()
+    assert made(try_again(client, job_id))
 
 
 # --- deadlines --------------------------------------------------------------------------------------------------------

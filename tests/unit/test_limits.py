@@ -1,5 +1,6 @@
 """Rate limits: counted per key or address, told in headers, and no reason to stop when Redis is away."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -89,13 +90,36 @@ def test_x_forwarded_for_is_believed_only_from_as_many_proxies_as_are_named(sett
     assert found == [404, 429, 404]  # the last entry is the proxy's own, the ones before it are the client's story
 
 
-def test_probes_pages_and_outputs_are_not_counted(settings: Settings) -> None:
-    with serving(settings, rate_limit="1/day") as client:
-        for path in ("/live", "/health", "/", "/docs", "/openapi.json", "/outputs/x") * 2:
+def test_probes_pages_and_outputs_say_it_too_and_are_not_counted(settings: Settings) -> None:
+    with serving(settings, rate_limit="2/day") as client:
+        assert client.get("/nothing").headers["RateLimit"].startswith('"day";r=1;t=')
+        for path in (
+            "/ready",
+            "/health",
+            "/",
+            "/docs",
+            "/static/style.css",
+            "/openapi.json",
+            "/outputs/x",
+            "/live",
+        ) * 2:
             reply = client.get(path, buffered=True)
             assert reply.status_code != 429
-            assert "RateLimit" not in reply.headers
+            assert reply.headers["RateLimit-Policy"] == '"day";q=2;w=86400'
+            assert reply.headers.get("RateLimit", "").startswith('"day";r=1;t=') is (path != "/live")
         assert [client.get("/nothing").status_code for _ in range(2)] == [404, 429]
+        assert client.get("/docs", buffered=True).headers["RateLimit"].startswith('"day";r=0;t=')
+
+
+def test_a_probe_of_life_does_not_ask_redis(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with (
+            structlog.testing.capture_logs() as lines,
+            serving(settings, rate_limit="1/day", redis_url=url) as client,
+        ):
+            assert client.get("/live").status_code == 200
+    assert [line for line in lines if line["event"] == "rate_limit_off"] == []
 
 
 def test_no_limit_no_headers(settings: Settings) -> None:

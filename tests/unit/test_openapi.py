@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from api.examples import REQUESTS
 from api.openapi import build_openapi
 from api.report_schemas import ErrorRecord, Opinion, Preflight, PrintReport
 from api.schemas import ProcessRequest
+from shared.jobs import Job
 from shared.options import PrintOptions
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
+from shared.storage import output_name
+from shared.store import Store
+from tests.conftest import PlayedWorker, succeed
 from worker.cells import print_report, print_spec
 from worker.images.opinion import own_alpha_opinion, second_opinion
 from worker.images.preflight import preflight
@@ -62,6 +67,60 @@ def test_every_reply_documents_its_request_id(document: dict[str, Any]) -> None:
     for operation in operations(document).values():
         for reply in operation["responses"].values():
             assert "X-Request-ID" in reply["headers"]
+
+
+def deliver_with_file(settings: Settings, store: Store, job: Job) -> None:
+    settings.outputs_dir.mkdir(parents=True, exist_ok=True)
+    (settings.outputs_dir / output_name(job.id, job.job_id, "front", "rmbg")).write_bytes(b"0123456789")
+    succeed(store, job)
+
+
+#: Of the server and the medium, or said once for all replies in the document's text.
+_GENERAL = {"Content-Type", "Content-Length", "Date", "Server", "Connection", "Transfer-Encoding"} | {
+    "X-Content-Type-Options", "Referrer-Policy", "Content-Security-Policy",
+}  # fmt: skip
+
+
+def test_every_header_that_is_sent_is_documented(
+    settings: Settings, played_worker: PlayedWorker, document: dict[str, Any]
+) -> None:
+    played_worker.outcome = partial(deliver_with_file, settings)
+    client = create_app(settings.model_copy(update={"rate_limit": "1000/minute"})).test_client()
+    body = {"id": 1, "output": {"front": "https://example.com/front.png"}, "options": {"models": ["rmbg"]}}
+    named = {"Idempotency-Key": "k"}
+    made = client.post("/process", json=body, headers=named)
+    job, file = (made.json or {})["job_id"], (made.json or {})["front_rmbg"].removeprefix("http://service.test")
+    sent = {
+        ("POST", "/process"): [
+            made,
+            client.post("/process", json=body, headers=named),
+            client.post("/process", json=body, headers={"Prefer": "wait=0, respond-async"}),
+            client.post("/process", data="x"),
+        ],
+        ("GET", "/jobs"): [client.get("/jobs"), client.get("/jobs?x=1")],
+        ("GET", "/jobs/{job_id}"): [client.get(f"/jobs/{job}"), client.get("/jobs/none")],
+        ("GET", "/jobs/{job_id}/events"): [client.get(f"/jobs/{job}/events", buffered=True)],
+        ("POST", "/jobs/{job_id}/cancel"): [client.post(f"/jobs/{job}/cancel")],
+        ("POST", "/jobs/{job_id}/retry"): [client.post(f"/jobs/{job}/retry")],
+        ("GET", "/health"): [client.get("/health")],
+        ("GET", "/live"): [client.get("/live")],
+        ("GET", "/ready"): [client.get("/ready")],
+        ("GET", "/metrics"): [client.get("/metrics")],
+        ("GET", "/openapi.json"): [client.get("/openapi.json")],
+    }
+    files = {"/outputs/{name}": file, "/docs": "/docs", "/": "/", "/static/{name}": "/static/app.js"}
+    for name, path in files.items():
+        ways: list[dict[str, str]] = [{}, {"Range": "bytes=0-3"}, {"Range": "bytes=999999-"}]
+        sent["GET", name] = [client.get(path, headers=way, buffered=True) for way in ways]
+    is_same = {"If-None-Match": sent["GET", "/outputs/{name}"][0].headers["ETag"]}
+    sent["GET", "/outputs/{name}"].append(client.get(file, headers=is_same, buffered=True))
+    sent["DELETE", "/jobs/{job_id}"] = [client.delete(f"/jobs/{job}")]
+    known = operations(document)
+    assert sent.keys() == known.keys()
+    for route, replies in sent.items():
+        for reply in replies:
+            documented = known[route]["responses"][str(reply.status_code)]["headers"]
+            assert set(reply.headers.keys()) - _GENERAL <= set(documented), (route, reply.status_code)
 
 
 def test_process_documents_its_statuses_and_headers(document: dict[str, Any]) -> None:
@@ -182,8 +241,8 @@ def test_the_document_says_which_routes_ask_for_a_key(has_keys: bool) -> None:
         is_protected = path in needs - {"/health"}
         assert ("401" in operation["responses"]) is ("429" in operation["responses"]) is is_protected
         assert ({} in operation["security"]) is (path in needs and (not has_keys or path == "/health"))
-        limited = [reply for reply in operation["responses"].values() if "RateLimit" in reply["headers"]]
-        assert len(limited) == (len(operation["responses"]) if is_protected else 0)
+        for reply in operation["responses"].values():
+            assert {"RateLimit", "RateLimit-Policy"} <= set(reply["headers"])
 
 
 def test_the_reports_of_the_worker_have_the_documented_shape() -> None:

@@ -1,7 +1,11 @@
 """The steps of jobs as plain calls, on a real Redis and a real folder: what is computed, and what is taken over."""
 
 import io
+import re
+import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +24,10 @@ from tests.redis_server import RedisServer
 from tests.tiny_worker import TinyEngine
 from worker.device import DeviceQueue, batch_limits
 from worker.pipeline import Pipeline
+from worker.result_cache import _LIBRARIES
 from worker.tasks import register_tasks
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(seed: int) -> bytes:
@@ -48,7 +55,7 @@ class Worker:
     """A pipeline and the way from a job to its end, without Celery."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
-        self.store = store
+        self.settings, self.store = settings, store
         self.storage = FolderStorage(settings.outputs_dir, settings.base_url)
         self.engines = {name: CountingEngine(name) for name in settings.models}
         self.device = DeviceQueue(self.engines, batch_limits(settings, "cpu"))
@@ -167,6 +174,17 @@ def test_other_code_makes_another_cell(worker: Worker, monkeypatch: pytest.Monke
     assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
 
 
+def test_the_version_of_every_library_that_touches_pixels_is_part_of_a_cell() -> None:
+    files = [path for folder in ("images", "nets") for path in (ROOT / "worker" / folder).rglob("*.py")]
+    source = "\n".join(path.read_text() for path in files)
+    modules = set(re.findall(r"^\s*(?:import|from) (\w+)", source, re.MULTILINE)) - sys.stdlib_module_names
+    # Ours, logs, weights (known by their own digest), and deflate, which gives back what it was given.
+    modules -= {"worker", "shared", "structlog", "safetensors", "isal"}
+    installed = packages_distributions()
+    names = {name.lower() for module in modules for name in installed[module]}
+    assert {"torch", "simplejpeg"} <= names == set(_LIBRARIES)
+
+
 def test_which_models_were_asked_for_does_not_matter_to_a_cell(worker: Worker) -> None:
     worker.do(("rmbg",), front=1, options={"models": ["rmbg"]})
     job = worker.do(front=1)
@@ -200,6 +218,37 @@ def test_a_cache_that_is_off_keeps_nothing(settings: Settings, store: Store) -> 
         job = worker.do(("rmbg",), front=1)
         assert worker.storage.work_files(job.job_id) == []
         assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
+
+
+# --- the pace ---------------------------------------------------------------------------------------------------------
+
+
+def cut_out_art() -> bytes:
+    """A ring: art that comes with its own alpha."""
+    y, x = np.mgrid[-100:100, -100:100]
+    radius = np.hypot(x, y)
+    pixels = np.full((200, 200, 4), 90, np.uint8)
+    pixels[..., 3] = np.where((radius > 50) & (radius < 80), 255, 0)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_cells_that_ran_no_model_are_no_measure_of_those_that_will(worker: Worker) -> None:
+    job_id = worker.create(front=1)
+    worker.storage.write_work(job_id, "front.upload", cut_out_art())
+    job = worker.run(job_id)
+    assert (job.status, {cell.own_alpha for cell in job.cells.values()}) == (JobStatus.SUCCEEDED, {True})
+    assert worker.passes == {"rmbg": 0, "birefnet": 0}
+    assert worker.store.pace.eta_s(1, 2) is None
+    worker.do(front=1)
+    assert worker.store.pace.eta_s(1, 2) is not None
+    with_both = worker.create(front=2, back=3)
+    worker.storage.write_work(with_both, "back.upload", cut_out_art())
+    worker.run(with_both)
+    with redis.Redis.from_url(worker.settings.redis_url.get_secret_value(), decode_responses=True) as connection:
+        known = {name for name in connection.hkeys("jobs:pace") if name.startswith("service:")}
+    assert known == {"service:2"}, "two of its four cells were computed"
 
 
 # --- jobs that end before their time ----------------------------------------------------------------------------------
