@@ -10,7 +10,7 @@ from api.accepting import enqueue
 from api.caller import caller
 from api.headers import Terms
 from api.service import Service
-from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired
+from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired, StoreUnavailable
 from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job, new_job_id
 from shared.takeover import take_over
 
@@ -37,6 +37,8 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> Job:
     try:
         job = _new_job(service, old, job_id, frozenset(again), terms)
         enqueue(service, job)
+    except StoreUnavailable:
+        raise  # Redis may have taken the record before it went, and the job is done then
     except BaseException:
         service.storage.remove_outputs(job_id)
         service.storage.remove_work(job_id)

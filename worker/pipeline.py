@@ -236,7 +236,7 @@ class Pipeline:
         except JobNotFound:
             self._remove_files(job_id)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: Job, *, has_review: bool = True) -> None:
         good = [cell for cell in job.cells.values() if cell.status == CellStatus.SUCCEEDED]
         first_error = next((cell.error for cell in job.cells.values() if cell.error), None)
         if not good:
@@ -254,7 +254,7 @@ class Pipeline:
             "cells": {name: cell.model_dump(mode="json") for name, cell in job.cells.items()},
             "timings": self._timings(job),
         }
-        result |= self._review(job)
+        result |= self._review(job) if has_review else {"sides": {}}
         for side, report in job.extraction.items():
             result["sides"].setdefault(side, {})["extraction"] = report.model_dump(mode="json")
         if job.tokens is not None:
@@ -294,6 +294,24 @@ class Pipeline:
             self._finish(job)  # only the canvas broke: what the cells delivered is not lost with it
         elif not job.is_final:
             self._end(job, JobStatus.FAILED, None, InternalError("the job's steps were interrupted").to_record())
+        self._prepared.forget(job_id)
+
+    def give_up(self, job_id: str, error: AppError) -> None:
+        """End a job that no worker survives: its open cells fail with the error, what was delivered stays.
+
+        Nothing of its pictures is read again, so there is no review of the cells it has.
+        """
+        log.error("job_given_up", detail=error.message)
+        try:
+            job = self._store.get(job_id)
+            if job.is_final:
+                return
+            for name, cell in job.cells.items():
+                if cell.status not in FINAL_CELLS:
+                    self._store.record_cell(job_id, name, CellRecord(status=CellStatus.FAILED, error=error.to_record()))
+            self._finish(self._store.get(job_id), has_review=False)
+        except JobNotFound:
+            self._remove_files(job_id)
         self._prepared.forget(job_id)
 
     def _clean_up(self, job_id: str) -> None:

@@ -18,6 +18,7 @@ from shared.storage import FolderStorage, name_of
 from shared.store import Store
 from tests.redis_server import RedisServer
 from tests.tiny_worker import TinyEngine
+from worker.crashes import CrashGuard
 from worker.device import DeviceQueue, batch_limits
 from worker.pipeline import Pipeline
 from worker.tasks import register_tasks
@@ -263,7 +264,7 @@ def test_a_job_that_cannot_be_planned_ends_all_the_same(worker: Worker, settings
     """Given a queued job for a model that this worker was restarted without, then it fails and nobody waits for it."""
     job_id = worker.create(("rmbg", "gone"), front=1)
     app = make_celery(settings, "test")
-    register_tasks(app, worker.pipeline, worker.store)
+    register_tasks(app, worker.pipeline, worker.store, CrashGuard(worker.store, "worker-1", 3))
     app.tasks[PLAN].run(job_id=job_id, request_id="r")
     job = worker.store.get(job_id)
     assert (job.status, (job.error or {})["code"]) == (JobStatus.FAILED, "internal_error")
