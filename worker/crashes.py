@@ -2,9 +2,9 @@
 
 Whoever dies with eight steps in hand cannot say which of them it was, and all eight come back together. So every open
 job that was under way is counted once for each death (shared/store/underway.py), and a job that was counted runs
-*alone*: no other step runs beside it. A harmless neighbour is therefore counted once, runs alone and ends; the one that kills is
-counted again each time, until it is given up. Without the isolation a poisonous job would take all of its neighbours
-along, since they would be beside it every time.
+*alone*: no other step runs beside it. A harmless neighbour is therefore counted once, runs alone and ends; the one that
+kills is counted again each time, until it is given up. Without the isolation a poisonous job would take all of its
+neighbours along, since they would be beside it every time.
 """
 
 import threading

@@ -308,7 +308,9 @@ class Pipeline:
                 return
             for name, cell in job.cells.items():
                 if cell.status not in FINAL_CELLS:
-                    self._store.record_cell(job_id, name, CellRecord(status=CellStatus.FAILED, error=error.to_record()))
+                    failed = CellRecord(status=CellStatus.FAILED, error=error.to_record())
+                    if self._store.record_cell(job_id, name, failed):
+                        self._storage.remove_outputs(job_id, cell=name)  # it may be written, but was never delivered
             self._finish(self._store.get(job_id), has_review=False)
         except JobNotFound:
             self._remove_files(job_id)

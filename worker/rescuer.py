@@ -1,9 +1,9 @@
 """What is lost between the steps is found here: messages of workers that do not come back, and jobs without a message.
 
 Redis gives a message to a worker before the worker has noted that it holds it, and an API may die between a job's
-record and its message. Each is a moment, and each would leave a job open for ever. So every worker looks: an open job that has
-not changed for RESCUE_AFTER_S and of which no message exists is planned again. Steps may run twice, so a job that was
-rescued without need comes to no harm.
+record and its message. Each is a moment, and each would leave a job open for ever. So every worker looks: an open job
+that has not changed for RESCUE_AFTER_S and of which no message exists is planned again. Steps may run twice, so a job
+that was rescued without need comes to no harm.
 """
 
 import structlog
