@@ -1,4 +1,4 @@
-"""Celery's Redis transport with one client per channel.
+"""Celery's Redis transport with one client per channel, and an error that can be caught when that is closed.
 
 The stock transport builds a client object for every acknowledgement and every message it takes, 12 for a job of four
 cells; each fills a table of some hundred reply parsers. It was a tenth of a worker's CPU time (docs/performance.md).
@@ -8,6 +8,7 @@ A client is only a view of the channel's connection pool and safe to share betwe
 from typing import Any
 
 from kombu.transport import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 class SharedClientChannel(redis.Channel):
@@ -20,3 +21,10 @@ class SharedClientChannel(redis.Channel):
         if self._shared_client is None or self._shared_client.connection_pool is not self.pool:
             self._shared_client = super()._create_client()  # type: ignore[no-untyped-call]
         return self._shared_client
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        # A step that outlives its connection acknowledges on a channel that has none. The stock transport falls over
+        # that with an AttributeError, which ends the worker; this error is one that its callers know.
+        if self.connection.client is None:
+            raise RedisConnectionError("the connection of this channel was closed")
+        return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]

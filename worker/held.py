@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
+from celery.worker import state as worker_state
 
 from shared import messages
 from shared.store import Store
@@ -26,6 +27,29 @@ def held_options(worker_name: str) -> dict[str, str]:
     }
 
 
+def tags_in_hand() -> set[str]:
+    """The tags of the messages that this process works on or is about to."""
+    requests = [*worker_state.active_requests, *worker_state.reserved_requests]
+    return {request.message.delivery_tag for request in requests}
+
+
+def tags_noted(app: Celery, worker_name: str) -> set[str]:
+    """The tags of the messages that Redis says a worker holds."""
+    with app.connection_for_write() as connection:
+        tags = connection.default_channel.client.hkeys(held_options(worker_name)["unacked_key"])
+    return {tag.decode() for tag in tags}
+
+
+def give_back_tags(app: Celery, worker_name: str, tags: Iterable[str]) -> None:
+    """Put single messages that a worker is said to hold back at the head of the queue."""
+    with app.connection_for_write() as connection:
+        connection.transport_options = {**connection.transport_options, **held_options(worker_name)}
+        channel = connection.default_channel
+        client = channel.client
+        for tag in tags:
+            channel.qos.restore_by_tag(tag, client, leftmost=True)
+
+
 def give_back(app: Celery, store: Store, worker_name: str) -> tuple[int, list[str]]:
     """Put messages that a dead worker of this name held back at the head of the queue.
 
@@ -38,13 +62,8 @@ def give_back(app: Celery, store: Store, worker_name: str) -> tuple[int, list[st
         StoreUnavailable, OperationalError, RedisError: Redis does not answer.
     """
     suspects = store.under_way.count_crash(worker_name)  # first: who takes the messages shall know
-    with app.connection_for_write() as connection:
-        connection.transport_options = {**connection.transport_options, **held_options(worker_name)}
-        channel = connection.default_channel
-        client = channel.client
-        tags = client.zrange(channel.unacked_index_key, 0, -1)
-        for tag in tags:
-            channel.qos.restore_by_tag(tag.decode(), client, leftmost=True)
+    tags = tags_noted(app, worker_name)
+    give_back_tags(app, worker_name, tags)
     return len(tags), suspects
 
 

@@ -1,4 +1,4 @@
-"""What is lost between the steps is found here: messages of workers that do not come back, and jobs without a message.
+"""What is lost between the steps is found here: messages that nobody works on, and open jobs without a message.
 
 Redis gives a message to a worker before the worker has noted that it holds it, and an API may die between a job's
 record and its message. Each is a moment, and each would leave a job open for ever. So every worker looks: an open job
@@ -15,7 +15,7 @@ from shared.errors import JobNotFound, StoreUnavailable
 from shared.messages import CELL_QUEUE, send_plan
 from shared.settings import Settings
 from shared.store import Store
-from worker.held import give_back, jobs_with_messages
+from worker.held import give_back, give_back_tags, jobs_with_messages, tags_in_hand, tags_noted
 from worker.tasks import CANVAS_LOST, CANVAS_MARK
 from worker.ticker import Ticker
 
@@ -36,12 +36,14 @@ class Rescuer(Ticker):
         self._store, self._app = store, app
         # What the last look found: only what is found twice is taken for lost.
         self._absent: set[str] = set()
+        self._dropped: set[str] = set()
         self._lost: set[tuple[str, float]] = set()
 
     def tick(self) -> None:
         """Look once."""
         try:
             self._give_back_for_the_dead()
+            self._give_back_dropped()
             self._plan_again()
         except (StoreUnavailable, OperationalError, RedisError, OSError) as exc:
             log.warning("rescue_waiting", detail=repr(exc)[:300])
@@ -56,6 +58,17 @@ class Rescuer(Ticker):
             if count:
                 log.warning("messages_given_back", count=count, worker=name, suspects=suspects)
         self._absent = absent
+
+    def _give_back_dropped(self) -> None:
+        """Messages of a connection that was lost: noted as held, but their acknowledgement found nobody."""
+        try:
+            dropped = tags_noted(self._app, self._name) - tags_in_hand()
+        except RuntimeError:  # a step began or ended while they were listed
+            return
+        if again := dropped & self._dropped:
+            give_back_tags(self._app, self._name, again)
+            log.warning("messages_given_back", count=len(again), worker=self._name, suspects=[])
+        self._dropped = dropped
 
     def _plan_again(self) -> None:
         stalled = self._store.stalled(self._after_s, _AT_ONCE)
