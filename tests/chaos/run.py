@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from tests.chaos.clients import Clients
 from tests.chaos.invariant import check_invariant
-from tests.chaos.stack import Stack
+from tests.chaos.stack import Accepted, Stack
 from tests.processes import Process
 
 WORKERS = ("worker-1", "worker-2")
@@ -48,6 +50,7 @@ class Report:
     messages_given_back: int = 0
     jobs_planned_again: int = 0
     poison_deaths: int = 0
+    workers_ended_by_themselves: int = 0
 
     def __str__(self) -> str:
         rows = {name.replace("_", " "): value for name, value in vars(self).items()}
@@ -60,7 +63,7 @@ class Chaos:
 
     def __init__(self, stack: Stack, seed: int, pause_s: tuple[float, float]) -> None:
         self.faults: Counter[str] = Counter()
-        self.poison_deaths = 0
+        self.poison_deaths = self.own_ends = 0
         self._stack, self._choice, self._pause_s = stack, random.Random(seed), pause_s
 
     def run(self, seconds: float) -> None:
@@ -68,19 +71,21 @@ class Chaos:
         while time.monotonic() < deadline:
             self._wait(self._choice.uniform(*self._pause_s))
             self._hurt(self._choice.choices(list(FAULTS), list(FAULTS.values()))[0])
-        self._supervise()
+        self.supervise()
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self._supervise()
+            self.supervise()
             time.sleep(0.05)
 
-    def _supervise(self) -> None:
+    def supervise(self) -> None:
         """Start what has died; only a poisonous picture, or a part that gave up waiting for another, ends unasked."""
         for name in WORKERS:
             if self._stack.workers[name].popen.poll() is not None:
-                self.poison_deaths += self._stack.workers[name].popen.returncode == -9
+                is_killed = self._stack.workers[name].popen.returncode == -signal.SIGKILL
+                self.poison_deaths += is_killed
+                self.own_ends += not is_killed
                 self._stack.start_worker(name)
         assert self._stack.api is not None
         if self._stack.api.popen.poll() is not None:
@@ -111,12 +116,16 @@ class Chaos:
                 stack.start_worker(worker)
 
 
+def _count_open(stack: Stack, accepted: list[Accepted]) -> int:
+    return sum(not stack.store.get(job.job_id).is_final for job in accepted)
+
+
 def _stop(process: Process) -> None:
     """TERM, and KILL when its grace and more are over."""
     process.popen.terminate()
     try:
         process.popen.wait(30)
-    except TimeoutError:
+    except subprocess.TimeoutExpired:
         process.kill()
 
 
@@ -153,12 +162,12 @@ def run(
         report.faults, report.answers = chaos.faults, asked.answers
         report.jobs_accepted, report.duplicates_seen_by_a_client = len(asked.accepted), asked.duplicates
         stop_s = time.monotonic() + quiet_s
-        while time.monotonic() < stop_s and any(not stack.store.get(job.job_id).is_final for job in asked.accepted):
-            chaos.run(0)  # poisonous jobs go on killing until they are given up
+        while time.monotonic() < stop_s and _count_open(stack, asked.accepted):
+            chaos.supervise()  # poisonous jobs go on killing until they are given up
             time.sleep(0.2)
+        report.jobs_lost = _count_open(stack, asked.accepted)
         report.ended = check_invariant(stack, asked.accepted, quiet_s)
-        report.poison_deaths = chaos.poison_deaths
-        report.jobs_lost = report.jobs_accepted - report.ended.total()
+        report.poison_deaths, report.workers_ended_by_themselves = chaos.poison_deaths, chaos.own_ends
         report.messages_given_back = sum(entry["count"] for entry in stack.logged("messages_given_back"))
         report.jobs_planned_again = len(stack.logged("job_rescued"))
         report.seconds = round(time.monotonic() - began, 1)
