@@ -25,6 +25,6 @@ class SharedClientChannel(redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> Any:
         # A step that outlives its connection acknowledges on a channel that has none. The stock transport falls over
         # that with an AttributeError, which ends the worker; this error is one that its callers know.
-        if self.connection.client is None:
+        if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the connection of this channel was closed")
         return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]

@@ -29,9 +29,9 @@ CANVAS_MARK, _SUBMITTED, CANVAS_LOST = "canvas", "submitted", "lost"
 
 
 def register_tasks(app: Celery, pipeline: Pipeline, store: Store, guard: CrashGuard) -> None:
-    """Add the four tasks to the app, bound to this pipeline."""
+    """Add the four tasks to the app, bound to this pipeline; not shared, or apps made later would get them too."""
 
-    @app.task(name=messages.PLAN, ignore_result=True)
+    @app.task(name=messages.PLAN, ignore_result=True, shared=False)
     def plan(job_id: str, request_id: str) -> None:
         with bind_context(job_id=job_id, request_id=request_id):
             # Submitted before, and this message came back before it was acknowledged: the cells are on their way.
@@ -74,7 +74,7 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store, guard: CrashGu
         patiently(lambda: pipeline.give_up(job_id, error))
 
     # The store has the cell's record; the chord only counts, so its result is one word and is not kept anywhere else.
-    @app.task(name=messages.CELL, ignore_result=True)
+    @app.task(name=messages.CELL, ignore_result=True, shared=False)
     def cell(job_id: str, request_id: str, side: str, model: str) -> str:
         with bind_context(job_id=job_id, request_id=request_id):
             try:
@@ -91,12 +91,12 @@ def register_tasks(app: Celery, pipeline: Pipeline, store: Store, guard: CrashGu
         except WorkerCrashed as exc:
             _give_up(job_id, exc)
 
-    @app.task(name=messages.ASSEMBLE, ignore_result=True)
+    @app.task(name=messages.ASSEMBLE, ignore_result=True, shared=False)
     def assemble(outcomes: list[str], job_id: str, request_id: str) -> None:
         with bind_context(job_id=job_id, request_id=request_id):
             _assemble(job_id)
 
-    @app.task(name=messages.FAIL, ignore_result=True)
+    @app.task(name=messages.FAIL, ignore_result=True, shared=False)
     def fail(*error: Any, job_id: str, request_id: str) -> None:
         with bind_context(job_id=job_id, request_id=request_id):
             patiently(lambda: pipeline.fail(job_id, detail=str(error[1:2] or error)[:500]))
