@@ -86,7 +86,7 @@ class Clients:
             time.sleep(_RETRY_S)
         with self._lock:
             self.duplicates += len(set(seen)) - 1
-            self.accepted.append(Accepted(seen[0], sizes))
+            self.accepted.append(Accepted(seen[0], sizes, bad is not None))
 
     def _post(self, form: dict[str, object], headers: dict[str, str]) -> requests.Response | None:
         try:

@@ -18,6 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.jobs import JobStatus
 from tests.chaos.clients import Clients
 from tests.chaos.invariant import check_invariant
 from tests.chaos.stack import Accepted, Stack
@@ -49,13 +50,15 @@ class Report:
     duplicates_seen_by_a_client: int = 0
     messages_given_back: int = 0
     jobs_planned_again: int = 0
+    poisonous_jobs: int = 0
     poison_deaths: int = 0
+    given_up_without_being_poisonous: int = 0
     workers_ended_by_themselves: int = 0
 
     def __str__(self) -> str:
         rows = {name.replace("_", " "): value for name, value in vars(self).items()}
         rows |= {name: json.dumps(value) for name, value in rows.items() if isinstance(value, dict)}
-        return "\n".join(f"{name:28} {value}" for name, value in rows.items())
+        return "\n".join(f"{name:34} {value}" for name, value in rows.items())
 
 
 class Chaos:
@@ -167,6 +170,11 @@ def run(
             time.sleep(0.2)
         report.jobs_lost = _count_open(stack, asked.accepted)
         report.ended = check_invariant(stack, asked.accepted, quiet_s)
+        failed = {job.job_id for job in asked.accepted if stack.store.status(job.job_id) == JobStatus.FAILED}
+        report.poisonous_jobs = sum(job.is_poisonous for job in asked.accepted)
+        report.given_up_without_being_poisonous = sum(
+            job.job_id in failed for job in asked.accepted if not job.is_poisonous
+        )
         report.poison_deaths, report.workers_ended_by_themselves = chaos.poison_deaths, chaos.own_ends
         report.messages_given_back = sum(entry["count"] for entry in stack.logged("messages_given_back"))
         report.jobs_planned_again = len(stack.logged("job_rescued"))

@@ -26,10 +26,11 @@ from tests.redis_server import RedisServer, free_port
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job that the API has taken on: its id, and the size of each side's picture."""
+    """A job that the API has taken on: its id, the size of each side's picture, and whether they kill a worker."""
 
     job_id: str
     sizes: dict[str, tuple[int, int]]
+    is_poisonous: bool = False
 
 
 def poison() -> bytes:
@@ -148,7 +149,7 @@ class Stack:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         reply = requests.post(f"{self.url}/process", timeout=60, headers={"Prefer": "respond-async", **names}, **form)
         assert reply.status_code == 202, reply.text
-        return Accepted(reply.json()["job_id"], sizes)
+        return Accepted(reply.json()["job_id"], sizes, data is not None)
 
     # --- gates ------------------------------------------------------------------------------------------------
     def hold(self, point: str) -> None:
