@@ -165,6 +165,9 @@ fuzz: venv ## 🐒 Throw mutated files at the decoder (FUZZ_S=600 seconds led by
 	else echo "No atheris for this machine: mutations without coverage only."; fi
 	@$(PY) -m tests.hostile.fuzz --examples $(or $(FUZZ_EXAMPLES),50000)
 
+chaos: venv ## 🐉 Kill every part of a stack at random under load, and check that no job is lost (CHAOS_MINUTES=10 CHAOS_SEED=1)
+	@$(PY) -m tests.chaos.run --minutes $(or $(CHAOS_MINUTES),10) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
 audit: venv ## 🛡️  Look every installed package up in the database of known weaknesses (needs the network)
 	@[ -x .venv/audit/bin/pip-audit ] || { $(PY) -m venv .venv/audit && \
 	  .venv/audit/bin/python -m pip install --disable-pip-version-check -q -r requirements/audit.txt; }
@@ -239,5 +242,5 @@ folders:
 	  chown "$$owner" models; chmod -R a+rX models; chown -R "$$owner" outputs; fi
 
 .PHONY: help setup build up down restart logs status shell download-models check-cache backup clean clean-full \
-  demo local smoke test test-gemini lint format fuzz audit ci train-starter eval-starter bench-cuda venv need-docker \
+  demo local smoke test test-gemini lint format fuzz chaos audit ci train-starter eval-starter bench-cuda venv need-docker \
   env-file folders

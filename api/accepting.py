@@ -13,7 +13,7 @@ from api.headers import Terms
 from api.parsing import picture_chunks, store_sources
 from api.schemas import ProcessRequest, select_models
 from api.service import Service
-from shared.errors import ExtractionNotConfigured, IdempotencyKeyReused, InvalidRequest, JobNotFound
+from shared.errors import ExtractionNotConfigured, IdempotencyKeyReused, InvalidRequest, JobNotFound, StoreUnavailable
 from shared.jobs import SIDES, Job, new_job, new_job_id
 from shared.messages import send_plan
 from shared.store import Claim
@@ -62,6 +62,10 @@ def accept(service: Service, asked: ProcessRequest, terms: Terms) -> tuple[Job, 
                 return job
             service.storage.remove_work(job_id)
             return None
+        except StoreUnavailable:
+            # Redis may have taken the record before it went. Then the job is done, and its key finds it; if not, the
+            # pictures go with the next sweep.
+            raise
         except BaseException:
             service.storage.remove_work(job_id)
             raise
@@ -89,11 +93,22 @@ def enqueue(service: Service, job: Job, claim: Claim | None = None) -> bool:
         return False
     try:
         send_plan(service.celery, job.job_id, g.request_id)
-    except BaseException:
-        service.store.delete(job)
-        raise
+    except StoreUnavailable:
+        if _can_be_undone(service, job):
+            raise
+        log.warning("plan_not_sent", job_id=job.job_id)  # the job is on record: a worker will miss its message
     service.metrics.jobs.inc()
     log.info("job_accepted", job_id=job.job_id, sides=job.sides, models=job.models, retry_of=job.retry_of)
+    return True
+
+
+def _can_be_undone(service: Service, job: Job) -> bool:
+    try:
+        service.store.delete(job)
+    except StoreUnavailable:
+        return False
+    service.storage.remove_outputs(job.job_id)
+    service.storage.remove_work(job.job_id)
     return True
 
 

@@ -31,6 +31,7 @@ WHEN: dict[str, str] = {
     "inference_failed": "the network gave no usable answer",
     "out_of_device_memory": "the device has no room",
     "output_not_written": "the volume does not take the file (disk full, ...)",
+    "worker_crashed": "the job was being worked on when `MAX_DELIVERIES` workers died, all but the first time alone",
     "device_queue_full": "a cell: `MAX_DEVICE_QUEUE` pictures wait for the device already",
     "device_failed": "a cell: the device answers no more; the worker ends and its supervisor starts another",
     "internal_error": "our fault; the log has it under the request's id",

@@ -51,15 +51,15 @@ if Path("/dev/shm").is_dir():  # noqa: S108
 
 
 def post_worker_init(worker: Any) -> None:
-    """End open event streams on TERM: they would use up the grace time, and their clients ask again by themselves."""
+    """End event streams and waits on TERM: they would use up the grace time, and clients ask again by themselves."""
     stop = signal.getsignal(signal.SIGTERM)
 
-    def close_streams(number: int, frame: Any) -> None:
+    def drain(number: int, frame: Any) -> None:
         worker.wsgi.extensions["service"].closing.set()
         if callable(stop):
             stop(number, frame)
 
-    signal.signal(signal.SIGTERM, close_streams)
+    signal.signal(signal.SIGTERM, drain)
 
 
 def pre_request(worker: object, req: Any) -> None:

@@ -13,7 +13,7 @@ from api.accepting import enqueue, once
 from api.caller import caller
 from api.headers import Terms
 from api.service import Service
-from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired
+from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired, StoreUnavailable
 from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job
 from shared.store import Claim
 from shared.takeover import take_over
@@ -42,17 +42,24 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[J
         if not again:
             raise NothingToRetry(f"Every cell of {old.job_id} was delivered; name one (?cell=) to compute it again")
         service.store.raise_if_full()
-        job = None
         try:
             new = _new_job(service, old, job_id, frozenset(again), terms)
-            job = new if enqueue(service, new, claim) else None
-            return job
-        finally:
-            if job is None:
-                service.storage.remove_outputs(job_id)
-                service.storage.remove_work(job_id)
+            if enqueue(service, new, claim):
+                return new
+        except StoreUnavailable:
+            raise  # Redis may have taken the record before it went, and the job is done then
+        except BaseException:
+            _remove_files(service, job_id)
+            raise
+        _remove_files(service, job_id)
+        return None
 
     return once(service, terms.idempotency_key, lambda: _digest(old, names), make)
+
+
+def _remove_files(service: Service, job_id: str) -> None:
+    service.storage.remove_outputs(job_id)
+    service.storage.remove_work(job_id)
 
 
 def _digest(old: Job, names: list[str]) -> str:

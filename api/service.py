@@ -22,7 +22,7 @@ class Service:
     Attributes:
         waits: one permit per request that may wait for its job at the same time.
         streams: one permit per event stream that may be open at the same time.
-        closing: set when the server is told to stop, so that open streams end.
+        closing: set when the server is told to stop, so that open streams and waits end.
     """
 
     settings: Settings

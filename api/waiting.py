@@ -92,7 +92,8 @@ def _wait(service: Service, job: Job, seconds: float) -> tuple[Job, bool]:
         with service.metrics.waits.track_inprogress():
             if job.deadline is not None:
                 seconds = min(seconds, max(0.0, (job.deadline - utc_now()).total_seconds()))
-            job = service.store.wait_final(job.job_id, seconds)
+            # A server that is told to stop answers 202; the job goes on without it.
+            job = service.store.wait_final(job.job_id, seconds, is_over=service.closing.is_set)
             return service.store.expire_if_overdue(job), True
     except StoreUnavailable:
         # The job is queued and goes on when Redis is back; a 503 would lose the client its job_id.

@@ -41,6 +41,7 @@
         InferenceFailed                  inference_failed
         OutOfDeviceMemory                out_of_device_memory
         OutputNotWritten                 output_not_written
+        WorkerCrashed                    worker_crashed
         InternalError                    internal_error
       ExtractionError               502  a design could not be extracted by Gemini
         ExtractionNotConfigured     422  extraction_not_configured
@@ -261,6 +262,10 @@ class OutOfDeviceMemory(ProcessingFailed):
 
 class OutputNotWritten(ProcessingFailed):
     code, title = "output_not_written", "Output not written"
+
+
+class WorkerCrashed(ProcessingFailed):
+    code, title, retryable = "worker_crashed", "Worker crashed", False
 
 
 class InternalError(ProcessingFailed):

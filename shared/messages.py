@@ -61,7 +61,7 @@ def make_celery(settings: Settings, name: str) -> Celery:
     return app
 
 
-def send_plan(app: Celery, job_id: str, request_id: str) -> None:
+def send_plan(app: Celery, job_id: str, request_id: str, *, queue: str = QUEUE) -> None:
     """Queue a job for the workers: one plain message.
 
     The worker builds the canvas: building one in web threads takes two producers from the pool and can deadlock. No
@@ -70,7 +70,7 @@ def send_plan(app: Celery, job_id: str, request_id: str) -> None:
     Raises:
         StoreUnavailable: Redis does not take the message.
     """
-    _send(app, PLAN, {"job_id": job_id, "request_id": request_id}, queue=QUEUE, task_id=job_id)
+    _send(app, PLAN, {"job_id": job_id, "request_id": request_id}, queue=queue, task_id=job_id)
 
 
 def send_webhook(app: Celery, job_id: str, event_id: str, token: int) -> None:

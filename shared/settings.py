@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     )
     worker_threads: int = Field(8, ge=2, le=64, description="Cells and plans one worker handles at once")
     shutdown_grace_s: float = Field(60, ge=1, le=3600, description="How long a stopping worker may finish its work (s)")
+    max_deliveries: int = Field(
+        3, ge=1, le=100, description="A job that was being worked on when so many workers died is given up"
+    )
+    rescue_after_s: float = Field(
+        30, ge=1, le=3600, description="A job without a change for so long whose message was lost is begun again (s)"
+    )
     picture_cache_mb: int = Field(512, ge=0, le=65536, description="Decoded pictures kept for their other cells (MB)")
 
     pixels_in_flight_mp: float = Field(

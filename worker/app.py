@@ -4,6 +4,7 @@ Order matters. Models are loaded and warm before the first message is taken, so 
 process owns the GPU and never forks after touching it (threads pool): CUDA cannot be initialised again in a child.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -24,12 +25,15 @@ from shared.storage import FolderStorage
 from shared.store import Store
 from worker.cells import LoadedEngine
 from worker.consumer import TolerantConsumer, TolerantTransport
+from worker.crashes import CrashGuard
 from worker.device import DeviceQueue, batch_limits
 from worker.engine import Engine, configure_torch, pick_device
 from worker.heartbeat import Heartbeat
+from worker.held import give_back, held_options
 from worker.memory import memory_report
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
+from worker.rescuer import Rescuer
 from worker.sweeper import Sweeper
 from worker.tasks import register_tasks
 from worker.webhooks import WebhookClock, WebhookSender, register_webhook_task
@@ -89,14 +93,7 @@ def make_worker_app(settings: Settings) -> Celery:
     # The stock backend's subscriptions leak (worker/backend.py).
     url = settings.redis_url.get_secret_value()
     app.conf.result_backend = f"worker.backend:QuietRedisBackend+{url}"
-    name = settings.worker_name
-    app.conf.broker_transport_options = {
-        **app.conf.broker_transport_options,
-        # Unacknowledged messages under this worker's own name, so that it can give back its own and nobody else's.
-        "unacked_key": f"unacked:{name}",
-        "unacked_index_key": f"unacked_index:{name}",
-        "unacked_mutex_key": f"unacked_mutex:{name}",
-    }
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, **held_options(settings.worker_name)}
     app.conf.broker_transport = TolerantTransport
     app.conf.worker_consumer = TolerantConsumer
     # Task events are sent from when somebody asks for them, as Flower does every five seconds; what they cost is in
@@ -104,24 +101,6 @@ def make_worker_app(settings: Settings) -> Celery:
     app.conf.worker_hijack_root_logger = False
     app.conf.worker_cancel_long_running_tasks_on_connection_loss = False
     return app
-
-
-def give_back_unacknowledged(app: Celery) -> int:
-    """Put messages that a killed worker of this name held back at the head of the queue.
-
-    Without this they return only after the visibility time-out of an hour. Safe because steps may run twice; two
-    living workers must not share a name, or they would do each other's work twice.
-
-    Returns:
-        How many there were.
-    """
-    with app.connection_for_write() as connection:
-        channel = connection.default_channel
-        client = channel.client
-        tags = client.zrange(channel.unacked_index_key, 0, -1)
-        for tag in tags:
-            channel.qos.restore_by_tag(tag.decode(), client, leftmost=True)
-    return len(tags)
 
 
 def check_outputs_folder(storage: FolderStorage) -> None:
@@ -185,14 +164,15 @@ def run_worker(
         )
         heartbeat.watch(lambda: {"memory": memory_report(device), "device_waiting": queue.waiting})
         app = make_worker_app(settings)
-        register_tasks(app, Pipeline(settings, store, storage, engines, queue))
+        guard = CrashGuard(store, settings.worker_name, settings.max_deliveries)
+        register_tasks(app, Pipeline(settings, store, storage, engines, queue), guard)
         register_webhook_task(app, WebhookSender(settings, store))
         try:
-            returned = give_back_unacknowledged(app)
-        except (OperationalError, RedisError) as exc:
+            count, suspects = give_back(app, store, settings.worker_name)
+        except (OperationalError, RedisError, StoreUnavailable) as exc:
             raise FatalError("Redis went away while the models were loaded; start the worker again") from exc
-        if returned:
-            log.warning("messages_given_back", count=returned)
+        if count:
+            log.warning("messages_given_back", count=count, worker=settings.worker_name, suspects=suspects)
 
         def is_ready(**_: Any) -> None:
             heartbeat.update(status="ready")
@@ -200,7 +180,7 @@ def run_worker(
         def is_stopping(**_: Any) -> None:
             heartbeat.update(status="draining")
             # Celery waits for running tasks without limit. What is cut off here is given back at the next start.
-            _give_up_after(settings.shutdown_grace_s)
+            _give_up_after(settings.shutdown_grace_s, lambda: store.under_way.forget(settings.worker_name))
 
         signals.worker_ready.connect(is_ready, weak=False)
         signals.worker_shutting_down.connect(is_stopping, weak=False)
@@ -214,7 +194,8 @@ def run_worker(
             without_gossip=True,
             without_mingle=True,
         )
-        with queue, WebhookClock(app, store.deliveries):  # the queue is drained after Celery has waited for its tasks
+        # The queue is drained after Celery has waited for its tasks.
+        with queue, WebhookClock(app, store.deliveries), Rescuer(settings, store, app):
             worker.start()
         return int(worker.exitcode or 0)
 
@@ -229,15 +210,17 @@ def _stop_failed(heartbeat: Heartbeat, reason: str) -> None:
     _give_up_after(_FAILED_GRACE_S)
 
 
-def _give_up_after(grace_s: float) -> None:
-    """End the process by force, unless it has ended by itself within `grace_s`."""
-    limit = threading.Timer(grace_s, _give_up, (grace_s,))
+def _give_up_after(grace_s: float, last: Callable[[], None] = lambda: None) -> None:
+    """End the process by force, after a `last` act, unless it has ended by itself within `grace_s`."""
+    limit = threading.Timer(grace_s, _give_up, (grace_s, last))
     limit.daemon = True
     limit.start()
 
 
-def _give_up(grace_s: float) -> None:
+def _give_up(grace_s: float, last: Callable[[], None]) -> None:
     log.warning("shutdown_grace_over", grace_s=grace_s)
+    with contextlib.suppress(StoreUnavailable):  # then its jobs are suspected of a crash, once
+        last()
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Celery's Redis result backend without subscriptions.
+"""Celery's Redis result backend without subscriptions, and patient when Redis is away.
 
 Nobody here waits on a Celery result: chords count in Redis and waiters read our own event stream. The stock backend
 still subscribes to every result of a canvas it submits, and every chord would leave four subscriptions in the worker
@@ -9,9 +9,12 @@ from typing import Any
 
 from celery.backends.redis import RedisBackend
 
+from shared.store.connection import translated
+from worker.patience import patiently
+
 
 class QuietRedisBackend(RedisBackend):  # type: ignore[misc]  # Celery is untyped
-    """The Redis backend, minus its subscriptions."""
+    """The Redis backend, minus its subscriptions and its haste."""
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Do not subscribe when a task is sent."""
@@ -19,3 +22,16 @@ class QuietRedisBackend(RedisBackend):  # type: ignore[misc]  # Celery is untype
     def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
         """Nor when a canvas builds its GroupResult, whose barrier asks every member to tell it of its end."""
         return result
+
+    def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> None:
+        """Count a cell that has ended, as soon as Redis can be told.
+
+        An error here is outside of the task: Celery drops the request without an acknowledgement and still takes it
+        for active, so nobody would ever do the step again. A part that is told twice counts once.
+        """
+
+        def count() -> None:
+            with translated():
+                super(QuietRedisBackend, self).on_chord_part_return(request, state, result, **kwargs)
+
+        patiently(count)

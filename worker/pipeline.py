@@ -30,8 +30,8 @@ from worker.sources import load_source
 log = structlog.get_logger(__name__)
 
 
-#: The mark of a job whose cells have been handed to the queue.
-_CANVAS_MARK, _SUBMITTED = "canvas", "submitted"
+#: The mark that says whether a job's cells are on their way.
+CANVAS_MARK, _SUBMITTED, CANVAS_LOST = "canvas", "submitted", "lost"
 #: The result cache was asked when the job was prepared; a cell that comes to its turn this soon (s) does not ask again.
 _ASKED_AGAIN_AFTER_S = 1.0
 
@@ -74,7 +74,7 @@ class Pipeline:
             were submitted before.
         """
         job, marks = self._current(job_id, "prepare")
-        if marks.get(_CANVAS_MARK) == _SUBMITTED:
+        if marks.get(CANVAS_MARK) == _SUBMITTED:
             return None
         if job is None or job.is_final:
             return []
@@ -124,7 +124,7 @@ class Pipeline:
     def submitted(self, job_id: str) -> None:
         """Note that the cells of a job are on their way, so that a second delivery does not submit them again."""
         with suppress(JobNotFound):  # deleted meanwhile: the cells will find that out
-            self._store.set_mark(job_id, _CANVAS_MARK, _SUBMITTED)
+            self._store.set_mark(job_id, CANVAS_MARK, _SUBMITTED)
 
     def _current(self, job_id: str, step: str) -> tuple[Job | None, dict[str, str]]:
         """The job as it stands when a step begins, and its marks; None when its record is gone.
@@ -266,7 +266,7 @@ class Pipeline:
         except JobNotFound:
             self._remove_files(job_id)
 
-    def _finish(self, job: Job, marks: dict[str, str]) -> JobStatus:
+    def _finish(self, job: Job, marks: Mapping[str, str], *, has_review: bool = True) -> JobStatus:
         """End an open job as its cells say; returns how it has ended."""
         good = [cell for cell in job.cells.values() if cell.status == CellStatus.SUCCEEDED]
         first_error = next((cell.error for cell in job.cells.values() if cell.error), None)
@@ -284,7 +284,7 @@ class Pipeline:
             "cells": {name: cell.model_dump(mode="json") for name, cell in job.cells.items()},
             "timings": _timings(job, marks),
         }
-        result |= self._review(job)
+        result |= self._review(job) if has_review else {"sides": {}}
         for side, report in job.extraction.items():
             result["sides"].setdefault(side, {})["extraction"] = report.model_dump(mode="json")
         if job.tokens is not None:
@@ -310,6 +310,26 @@ class Pipeline:
             self._finish(job, marks)  # only the canvas broke: what the cells delivered is not lost with it
         elif not job.is_final:
             self._end(job, JobStatus.FAILED, None, InternalError("the job's steps were interrupted").to_record())
+        self._prepared.forget(job_id)
+
+    def give_up(self, job_id: str, error: AppError) -> None:
+        """End a job that no worker survives: its open cells fail with the error, what was delivered stays.
+
+        Nothing of its pictures is read again, so there is no review of the cells it has.
+        """
+        log.error("job_given_up", detail=error.message)
+        try:
+            job = self._store.get(job_id)
+            if job.is_final:
+                return
+            for name, cell in job.cells.items():
+                if cell.status not in FINAL_CELLS:
+                    failed = CellRecord(status=CellStatus.FAILED, error=error.to_record())
+                    if self._store.record_cell(job_id, name, failed):
+                        self._storage.remove_outputs(job_id, cell=name)  # it may be written, but was never delivered
+            self._finish(*self._store.get_with_marks(job_id), has_review=False)
+        except JobNotFound:
+            self._remove_files(job_id)
         self._prepared.forget(job_id)
 
     def _clean_up(self, job_id: str, status: JobStatus) -> None:

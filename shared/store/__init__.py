@@ -6,6 +6,7 @@
     webhooks:due                zset    deliveries under way, by the time of their next try (milliseconds)
     jobs:queued                 zset    jobs no worker has begun, by time of creation (microseconds)
     jobs:deadlines              zset    open jobs that have a deadline, by that time (seconds)
+    jobs:open                   zset    jobs that have not ended, by time of their last change (seconds)
     jobs:of:{caller}            zset    a caller's jobs, by time of creation (microseconds)
     jobs:id:{caller}:{id}       zset    the same, of one client id
     jobs:pace                   hash    how fast jobs are done: moving averages (pace.py)
@@ -13,7 +14,9 @@
     cell:{digest}               string  where the files of a finished cell are, for the result cache (JSON)
     extraction:calls            zset    calls to Gemini in the last minute (turns.py)
     workers                     set     names of workers that have reported
+    workers:holders             set     names of workers that may hold messages
     worker:{name}               string  a worker's latest report (JSON)
+    worker:{name}:jobs          hash    jobs it is working on -> number of steps
     limits:...                  string  requests of a caller in the current window, for as long (api/limits.py)
 
 Job keys live `job_ttl_s` after the job's last change, its idempotency key with them (30 s until the job is made). The

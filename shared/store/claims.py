@@ -27,9 +27,10 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return {ARGV[3], ARGV[2]}
 """
 
-# KEYS: claim. ARGV: job id.
+# KEYS: claim. ARGV: job id. A claim whose job was made stays: the answer to that may be all that was lost.
 _RELEASE = """
-if redis.call('HGET', KEYS[1], 'job_id') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+local claim = redis.call('HMGET', KEYS[1], 'job_id', 'made')
+if claim[1] == ARGV[1] and claim[2] == '0' then return redis.call('DEL', KEYS[1]) end
 return 0
 """
 

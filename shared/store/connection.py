@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import DataError, RedisError
 from redis.retry import Retry
 
 from shared.errors import StoreUnavailable
@@ -36,5 +36,7 @@ def translated() -> Iterator[None]:
     """Errors of Redis inside the block are StoreUnavailable."""
     try:
         yield
+    except DataError:
+        raise  # an argument of a wrong type, from a message that is none of ours: no waiting mends that
     except (RedisError, OSError) as exc:
         raise StoreUnavailable("Redis does not answer; check that it runs and that REDIS_URL is right") from exc

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -18,14 +18,17 @@ from shared.store.deliveries import DUE_KEY, Deliveries, deliveries_key
 from shared.store.events import READ_SLICE_S, JobEvents, events_key
 from shared.store.index import JobIndex, listing_keys
 from shared.store.pace import Pace
-from shared.store.queue import DEADLINES, QUEUED, JobQueue
+from shared.store.queue import DEADLINES, OPEN_JOBS, QUEUED, JobQueue
 from shared.store.records import dump, encode, from_hash, job_key, marks_of, to_hash
 from shared.store.scripts import BEGIN, CHANGE, CREATE, MARK
 from shared.store.turns import CallTurns
+from shared.store.underway import UnderWay
 from shared.store.workers import WorkerReports
 
 #: Events kept per job; a job makes about 15, so only a repeating fault reaches it.
 EVENTS_KEPT = 200
+#: How soon a waiter notices that waiting is over (s).
+_LOOK_S = 1.0
 
 
 class Store(JobEvents, JobQueue, WorkerReports):
@@ -40,6 +43,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         pace: how fast jobs are done.
         deliveries: webhooks on their way.
         call_turns: calls to Gemini.
+        under_way: which jobs the workers are working on.
     """
 
     def __init__(self, client: Redis, settings: Settings) -> None:
@@ -52,6 +56,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         self.index = JobIndex(self._redis)
         self.call_turns = CallTurns(self._redis)
         self.claims = Claims(self._redis)
+        self.under_way = UnderWay(self._redis)
         self.kept_cells = KeptCells(self._redis, settings.result_cache_ttl_s)
         self.pace = Pace(self._redis, self._ttl_s)
         self.deliveries = Deliveries(self._redis, self._ttl_s)
@@ -98,6 +103,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
                     DEADLINES,
                     *listing_keys(job.caller, job.id),
                     claim.key if claim else "",
+                    OPEN_JOBS,
                 ],
                 args=[
                     self._ttl_s,
@@ -173,7 +179,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.delete(key, deliveries_key(job.job_id), *([claim] if claim else []))
                 pipe.expire(events, keep_events_s)
-                for listing in (QUEUED, DEADLINES, *listing_keys(job.caller, job.id)):
+                for listing in (QUEUED, DEADLINES, OPEN_JOBS, *listing_keys(job.caller, job.id)):
                     pipe.zrem(listing, job.job_id)
                 pipe.execute()
 
@@ -324,7 +330,7 @@ class Store(JobEvents, JobQueue, WorkerReports):
         open_cells: str = "",
     ) -> tuple[list[Any], list[Any]]:
         """Keys and arguments of CHANGE."""
-        keys = [job_key(job_id), events_key(job_id), QUEUED, DEADLINES, deliveries_key(job_id), DUE_KEY]
+        keys = [*(job_key(job_id), events_key(job_id), QUEUED, DEADLINES), deliveries_key(job_id), DUE_KEY, OPEN_JOBS]
         states = f",{','.join(allowed)},"
         pairs = [part for pair in values.items() for part in pair]
         return keys, [self._ttl_s, EVENTS_KEPT, job_id, states, cell_field, dump(event), open_cells, *pairs]
@@ -348,11 +354,13 @@ class Store(JobEvents, JobQueue, WorkerReports):
             raise _job_not_found(job_id)
 
     # --- waiting ----------------------------------------------------------------------------------------------
-    def wait_final(self, job_id: str, timeout_s: float) -> Job:
+    def wait_final(self, job_id: str, timeout_s: float, is_over: Callable[[], bool] | None = None) -> Job:
         """The job's record when it has ended, or as it stands after `timeout_s`.
 
         Each waiter blocks on the job's stream with a connection of its own, so any number can wait for one job.
 
+        Args:
+            is_over: asked every second, where it is given; once it is true nobody wants to wait any longer.
         Raises:
             JobNotFound: there is no such job, or its record expires meanwhile.
         """
@@ -360,9 +368,10 @@ class Store(JobEvents, JobQueue, WorkerReports):
         job = self.get(job_id)
         while not job.is_final:
             remaining_s = deadline - time.monotonic()
-            if remaining_s <= 0:
+            if remaining_s <= 0 or (is_over is not None and is_over()):
                 break
-            events = self.events(job_id, last_id, math.ceil(remaining_s * 1000))
+            look_s = remaining_s if is_over is None else min(remaining_s, _LOOK_S)
+            events = self.events(job_id, last_id, math.ceil(look_s * 1000))
             if events:
                 last_id = events[-1][0]
             if not events or any(event.get("final") for _, event in events):

@@ -1,4 +1,4 @@
-"""The order in which jobs wait, how many may, and until when."""
+"""The order in which jobs wait, how many may, and until when; and which are open."""
 
 from datetime import datetime
 from typing import Any
@@ -10,6 +10,7 @@ from shared.store.pace import Pace
 
 QUEUED = "jobs:queued"
 DEADLINES = "jobs:deadlines"
+OPEN_JOBS = "jobs:open"
 
 
 class JobQueue:
@@ -58,3 +59,23 @@ class JobQueue:
         """Drop the deadline of a job whose record is gone."""
         with translated():
             self._redis.zrem(DEADLINES, job_id)
+
+    def stalled(self, for_s: float, limit: int) -> list[tuple[str, float]]:
+        """Open jobs that have not changed for so long, as (job id, time of its last change), longest first.
+
+        Most of them simply wait for their turn.
+        """
+        with translated():
+            now = int(self._redis.time()[0])
+            found = self._redis.zrangebyscore(OPEN_JOBS, "-inf", now - for_s, start=0, num=limit, withscores=True)
+        return [(str(job_id), float(since)) for job_id, since in found]
+
+    def touch(self, job_id: str) -> None:
+        """Have an open job count as changed now."""
+        with translated():
+            self._redis.zadd(OPEN_JOBS, {job_id: int(self._redis.time()[0])}, xx=True)
+
+    def forget_open(self, job_id: str) -> None:
+        """Drop a job whose record is gone from the open ones."""
+        with translated():
+            self._redis.zrem(OPEN_JOBS, job_id)

@@ -3,8 +3,8 @@
 # One script makes every change of a job, because check, change and event must be one step: two workers that finish the
 # same job at the same time must not both see "not final yet".
 # A webhook's delivery is written in the same step: no kill comes between an event and the promise to tell it.
-# KEYS: job, events, queued, deadlines, webhooks, due. ARGV: ttl, events kept, job id, allowed states (",a,b,"), cell
-# field or "", event, what its open cells become (of a job that ends) or "", then field, value pairs.
+# KEYS: job, events, queued, deadlines, webhooks, due, open. ARGV: ttl, events kept, job id, allowed states (",a,b,"),
+# cell field or "", event, what its open cells become (of a job that ends) or "", then field, value pairs.
 # Returns 1 changed, 0 refused, -1 no such job.
 CHANGE = """
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -27,6 +27,9 @@ if ARGV[7] ~= '' then
     end
   end
   redis.call('ZREM', KEYS[4], ARGV[3])
+  redis.call('ZREM', KEYS[7], ARGV[3])
+else
+  redis.call('ZADD', KEYS[7], redis.call('TIME')[1], ARGV[3])
 end
 local event_id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'data', ARGV[6])
 local wanted = redis.call('HGET', KEYS[1], 'hook:events')
@@ -62,8 +65,8 @@ return record
 
 # Count and create in one step, or a burst would overshoot the limit; and with them the claim, or two requests with one
 # key could each make a job.
-# KEYS: job, events, queued, deadlines, listing, listing of the client id, claim or "". ARGV: ttl, job id, created (us),
-# deadline (s) or "", most queued jobs, number of events, the events, then field, value pairs.
+# KEYS: job, events, queued, deadlines, listing, listing of the client id, claim or "", open. ARGV: ttl, job id, created
+# (us), deadline (s) or "", most queued jobs, number of events, the events, then field, value pairs.
 # Returns 1 created, 0 the queue is full, -1 the claim is another's.
 CREATE = """
 local ttl, created = tonumber(ARGV[1]), tonumber(ARGV[3])
@@ -83,6 +86,7 @@ for i = 7, first - 1 do redis.call('XADD', KEYS[2], '*', 'data', ARGV[i]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], created, ARGV[2])
+redis.call('ZADD', KEYS[8], redis.call('TIME')[1], ARGV[2])
 if ARGV[4] ~= '' then redis.call('ZADD', KEYS[4], ARGV[4], ARGV[2]) end
 for i = 5, 6 do
   redis.call('ZADD', KEYS[i], created, ARGV[2])

@@ -11,6 +11,8 @@ from shared.store.records import dump
 WORKER_TTL_S = 15
 
 _WORKERS = "workers"
+#: Names of workers that may hold messages, whether they live or not.
+_HOLDERS = "workers:holders"
 
 
 def _worker_key(name: str) -> str:
@@ -34,6 +36,7 @@ class WorkerReports:
         with translated(), self._redis.pipeline(transaction=True) as pipe:
             pipe.set(_worker_key(name), report, ex=WORKER_TTL_S)
             pipe.sadd(_WORKERS, name)
+            pipe.sadd(_HOLDERS, name)
             pipe.execute()
 
     def workers(self) -> list[dict[str, Any]]:
@@ -52,3 +55,15 @@ class WorkerReports:
             pipe.delete(_worker_key(name))
             pipe.srem(_WORKERS, name)
             pipe.execute()
+
+    def holders(self) -> dict[str, bool]:
+        """Workers that may hold messages: name -> whether it reports. One that is gone stays until `drop_holder`."""
+        with translated():
+            names = sorted(self._redis.smembers(_HOLDERS))
+            reports = self._redis.mget([_worker_key(name) for name in names]) if names else []
+        return {name: report is not None for name, report in zip(names, reports, strict=True)}
+
+    def drop_holder(self, name: str) -> None:
+        """Note that all messages of a worker that is gone were given back."""
+        with translated():
+            self._redis.srem(_HOLDERS, name)

@@ -210,3 +210,40 @@ def test_every_caller_has_keys_of_their_own(client: FlaskClient, monkeypatch: py
 def _parsed(app: Flask) -> ProcessRequest:
     with app.test_request_context("/process", method="POST", json=BODY) as context:
         return parse_request(context.request)
+
+
+def test_a_job_whose_answer_from_redis_was_lost_is_found_by_its_key_with_its_pictures(
+    app: Flask, client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a record that was written, and a client that was told 503, then its next try is that very job."""
+    service = app.extensions["service"]
+
+    def create(*arguments: Any) -> None:
+        real(*arguments)
+        raise StoreUnavailable("Redis went away before it could answer")
+
+    def post() -> TestResponse:
+        form = {"id": "7", "front": (io.BytesIO(b"a picture"), "a.png")}
+        return client.post("/process?wait=false", data=form, headers={"Idempotency-Key": "k"})
+
+    real = service.store.create
+    with monkeypatch.context() as patch:
+        patch.setattr(service.store, "create", create)
+        assert_problem(post(), 503, "redis_unavailable")
+    again = post()
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert store.queue_depth() == 1
+    assert service.storage.work_files(job_id(again)) == ["front.upload"]
+
+
+def test_a_job_whose_message_and_removal_both_failed_is_accepted(
+    app: Flask, client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a record that can neither be followed by its message nor be taken back, then a worker will miss that."""
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("Redis is away")
+
+    monkeypatch.setattr(accepting, "send_plan", fail)
+    monkeypatch.setattr(app.extensions["service"].store, "delete", fail)
+    assert store.status(job_id(send(client))) == "queued"

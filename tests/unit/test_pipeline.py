@@ -12,18 +12,22 @@ import numpy as np
 import pytest
 import redis
 import torch
+from celery import chord
+from kombu.exceptions import OperationalError
 from PIL import Image
 from torch import Tensor
 
 from shared.jobs import CellStatus, Job, JobStatus, Source, new_job, new_job_id
-from shared.messages import PLAN, make_celery
+from shared.messages import ASSEMBLE, CELL, PLAN, make_celery
 from shared.settings import Settings
 from shared.storage import FolderStorage, name_of
 from shared.store import Store
 from tests.redis_server import RedisServer
 from tests.tiny_worker import TinyEngine
+from worker import tasks as worker_tasks
+from worker.crashes import CrashGuard
 from worker.device import DeviceQueue, batch_limits
-from worker.pipeline import Pipeline
+from worker.pipeline import CANVAS_MARK, Pipeline
 from worker.result_cache import _LIBRARIES
 from worker.tasks import register_tasks
 
@@ -315,7 +319,7 @@ def test_a_job_that_cannot_be_planned_ends_all_the_same(worker: Worker, settings
     """Given a queued job for a model that this worker was restarted without, then it fails and nobody waits for it."""
     job_id = worker.create(("rmbg", "gone"), front=1)
     app = make_celery(settings, "test")
-    register_tasks(app, worker.pipeline)
+    register_tasks(app, worker.pipeline, CrashGuard(worker.store, "worker-1", 3))
     app.tasks[PLAN].run(job_id=job_id, request_id="r")
     job = worker.store.get(job_id)
     assert (job.status, (job.error or {})["code"]) == (JobStatus.FAILED, "internal_error")
@@ -353,3 +357,54 @@ def test_a_message_that_comes_after_its_record_has_expired_costs_no_output(
     assert worker.pipeline.cell(job.job_id, "front", "rmbg")["error"]["code"] == "job_not_found"
     worker.pipeline.assemble(job.job_id)
     assert worker.pixels(job, "front_rmbg")
+
+
+@pytest.fixture
+def tasks(worker: Worker, settings: Settings) -> Iterator[Any]:
+    app = make_celery(settings, "test")
+    register_tasks(app, worker.pipeline, CrashGuard(worker.store, "worker-1", 2))
+    yield app.tasks
+    app.close()
+
+
+def test_cells_that_redis_does_not_take_at_once_are_sent_again(
+    worker: Worker, tasks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a Redis that goes away just when a job's cells are sent, then the plan waits for it."""
+    sent: list[str] = []
+
+    class BrokenOnce(chord):  # type: ignore[misc]
+        def apply_async(self, *_: Any, **__: Any) -> None:
+            sent.append("tried")
+            if len(sent) == 1:
+                raise OperationalError("Redis is away")
+
+    monkeypatch.setattr(worker_tasks, "chord", BrokenOnce)
+    job_id = worker.create(("rmbg",), front=1)
+    tasks[PLAN].run(job_id=job_id, request_id="r")
+    assert sent == ["tried", "tried"]
+    assert worker.store.get_mark(job_id, CANVAS_MARK) == "submitted"
+
+
+@pytest.mark.parametrize("step", ["plan", "cell", "assemble"])
+def test_a_job_that_no_worker_survives_ends_whichever_step_it_is_and_keeps_what_it_has(
+    worker: Worker, tasks: Any, step: str
+) -> None:
+    job_id = worker.create(front=1)
+    worker.pipeline.prepare(job_id)
+    worker.pipeline.cell(job_id, "front", "rmbg")
+    for _ in range(2):
+        worker.store.under_way.begin("worker-1", job_id, is_alone=True)
+        worker.store.under_way.count_crash("worker-1")
+    ids = {"job_id": job_id, "request_id": "r"}
+    if step == "plan":
+        tasks[PLAN].run(**ids)
+    elif step == "cell":
+        assert tasks[CELL].run(side="front", model="birefnet", **ids) == "worker_crashed"
+    else:
+        tasks[ASSEMBLE].run([], **ids)
+    job = worker.store.get(job_id)
+    assert job.status == JobStatus.PARTIAL
+    assert job.cells["front_rmbg"].status == CellStatus.SUCCEEDED
+    assert (job.cells["front_birefnet"].error or {})["code"] == "worker_crashed"
+    assert worker.passes == {"rmbg": 1, "birefnet": 0}

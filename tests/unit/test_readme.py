@@ -91,3 +91,9 @@ def test_every_example_that_can_run_here_is_run_by_a_test() -> None:
         calls_the_api = "curl" in block or "cutout " in block or "import CutoutClient" in block
         if calls_the_api and "example.com" not in block:
             assert above == "<!-- run by tests/e2e -->", f"not marked to be run:\n{block}"
+
+
+def test_the_promises_name_tests_that_there_are() -> None:
+    named = [target for row in _rows("## What you can rely on") for target in re.findall(r"`(tests/[^`]+)`", row[2])]
+    assert len(named) >= 8
+    assert [target for target in named if not (ROOT / target).is_file()] == []

@@ -1,0 +1,93 @@
+"""Messages that a worker holds: taken from the queue, not acknowledged yet.
+
+Each worker keeps its own under its own name, so that those of a dead one can be given back and nobody else's.
+"""
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from celery.worker import state as worker_state
+
+from shared import messages
+from shared.store import Store
+
+#: How many messages of each queue are looked at, next ones first.
+_LOOKED_AT = 2000
+
+
+def held_options(worker_name: str) -> dict[str, str]:
+    """The transport options that keep a worker's messages apart."""
+    return {
+        "unacked_key": f"unacked:{worker_name}",
+        "unacked_index_key": f"unacked_index:{worker_name}",
+        "unacked_mutex_key": f"unacked_mutex:{worker_name}",
+    }
+
+
+def tags_in_hand() -> set[str]:
+    """The tags of the messages that this process works on or is about to."""
+    requests = [*worker_state.active_requests, *worker_state.reserved_requests]
+    return {request.message.delivery_tag for request in requests}
+
+
+def tags_noted(app: Celery, worker_name: str) -> set[str]:
+    """The tags of the messages that Redis says a worker holds."""
+    with app.connection_for_write() as connection:
+        tags = connection.default_channel.client.hkeys(held_options(worker_name)["unacked_key"])
+    return {tag.decode() for tag in tags}
+
+
+def give_back_tags(app: Celery, worker_name: str, tags: Iterable[str]) -> None:
+    """Put single messages that a worker is said to hold back at the head of the queue."""
+    with app.connection_for_write() as connection:
+        connection.transport_options = {**connection.transport_options, **held_options(worker_name)}
+        channel = connection.default_channel
+        client = channel.client
+        for tag in tags:
+            channel.qos.restore_by_tag(tag, client, leftmost=True)
+
+
+def give_back(app: Celery, store: Store, worker_name: str) -> tuple[int, list[str]]:
+    """Put messages that a dead worker of this name held back at the head of the queue.
+
+    Without this they return only after the visibility time-out of an hour. Safe because steps may run twice; two
+    living workers must not share a name, or they would do each other's work twice.
+
+    Returns:
+        How many there were, and the open jobs that were under way: each of them may be what killed it.
+    Raises:
+        StoreUnavailable, OperationalError, RedisError: Redis does not answer.
+    """
+    suspects = store.under_way.count_crash(worker_name)  # first: who takes the messages shall know
+    tags = tags_noted(app, worker_name)
+    give_back_tags(app, worker_name, tags)
+    return len(tags), suspects
+
+
+def jobs_with_messages(app: Celery, worker_names: Iterable[str]) -> set[str]:
+    """The jobs that a message waits for or a worker holds one of.
+
+    A message that moves while this looks can be missed, so one look proves nothing.
+    """
+    with app.connection_for_write() as connection:
+        client = connection.default_channel.client
+        # In the order that a message takes.
+        waiting = [text for queue in _QUEUES for text in client.lrange(queue, -_LOOKED_AT, -1)]
+        held = [text for name in worker_names for text in client.hvals(held_options(name)["unacked_key"])]
+    found = [_job_of(json.loads(text)) for text in waiting] + [_job_of(json.loads(text)[0]) for text in held]
+    return {job_id for job_id in found if job_id}
+
+
+_QUEUES = (messages.QUEUE, messages.CELL_QUEUE)
+
+
+def _job_of(message: Any) -> str | None:
+    """The job a message is about; None for one of another form, which is discarded when its turn comes."""
+    try:
+        _, arguments, _ = json.loads(base64.b64decode(message["body"]))
+        return str(arguments["job_id"])
+    except (TypeError, ValueError, LookupError):
+        return None
