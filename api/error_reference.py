@@ -41,7 +41,7 @@ WHEN: dict[str, str] = {
     "extraction_model_not_found": "there is no model `GEMINI_MODEL`",
     "extraction_empty": "Gemini answered without a picture; `detail` has its words",
     "extraction_bad_answer": "the answer cannot be read: no JSON, a broken or too large picture",
-    "extraction_unavailable": "Gemini could not be reached or answered 5xx at every try, or the connection broke off after the request",
+    "extraction_unavailable": "at every try Gemini was not reached or answered 5xx, or a connection broke off",
     "extraction_quota": "Gemini answered 429 at every try, or wants a longer pause than there is time",
     "extraction_busy": "no turn to call came in time (`GEMINI_CALLS_AT_ONCE`, `GEMINI_CALLS_PER_MINUTE`)",
     "extraction_interrupted": "the worker was killed twice in mid-call; no third call is paid for",
