@@ -34,6 +34,7 @@ from worker.images.register import Registered, register
 
 log = structlog.get_logger(__name__)
 
+_REDRAWN = "The extracted design differs from the original (score {:.2f}); compare the two."
 #: What EXTRACT_ON_ERROR decides about: Gemini did not deliver, or what it delivered cannot be used or written.
 _Failed = ExtractionError | OutputNotWritten
 
@@ -139,7 +140,7 @@ class Extractor:
         report = ExtractionReport(
             status="extracted",
             reason=reason,
-            warning="The extracted design differs from the original; compare the two." if registered.redrawn else None,
+            warning=_REDRAWN.format(registered.score) if registered.redrawn else None,
             original_url=self._storage.url(self._original_name(question)),
             score=registered.score,
             redrawn=registered.redrawn,

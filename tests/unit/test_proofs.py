@@ -233,7 +233,7 @@ class TestContactSheets:
         reason = "the models differ in so many places that " * 4
         opinion = {"needs_review": True, "review_reason": reason, "pairs": []}
         short = contact_sheet({"front": row})
-        long = contact_sheet({"front": SheetRow(row.original, row.cutouts, opinion)})
+        long = contact_sheet({"front": SheetRow(row.prepared, row.cutouts, opinion)})
         assert long.shape[1] > short.shape[1]
         assert (long[:, -8:] == 255).all()
 
