@@ -88,6 +88,13 @@ class TestRegister:
         assert found.rgb.shape == (50, 90, 3)
         assert found.rgb.min() == 255
 
+    def test_an_answer_far_larger_than_its_place_is_shrunk_evenly(self) -> None:
+        """Given 2048 px for a place of 64: a blur as wide as that takes minutes, single samples show lines."""
+        fine = np.full((2048, 2048, 3), 255, np.uint8)
+        fine[::2] = 55  # stripes that only an average shows rightly
+        found = register(fine, np.full((64, 64, 3), 120, np.uint8))
+        assert np.abs(found.rgb[4:-4, 4:-4].astype(int) - 155).max() <= 12
+
     @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (2, 3), (2000, 30)])
     def test_pictures_of_any_shape_are_laid_over_each_other(self, shape: tuple[int, int]) -> None:
         rng = np.random.default_rng(1)
