@@ -15,6 +15,7 @@ import pytest
 import redis
 from PIL import Image
 
+from api.report_schemas import SideReport
 from shared.jobs import CellStatus, JobStatus
 from shared.settings import Settings, load_settings
 from shared.store import Store
@@ -97,6 +98,24 @@ class TestAWorker:
         assert service.png(job, "back_birefnet").shape == (96, 96, 4)
         work = service.settings.outputs_dir / ".work" / job.job_id
         wait_for("the clean-up", lambda: all(path.suffix == ".npy" for path in work.iterdir()))
+
+    def test_a_redrawn_design_is_for_a_person_to_look_at(self, service: Service, remote: GeminiServer) -> None:
+        remote.will(server.picture(jpeg(256, 256, (0, 90, 200))))
+        options = {"extract": "always", "proofs": True}
+        job = service.wait(service.submit({"front": jpeg(121, 80)}, options=options))
+        assert job.result is not None
+        front = job.result["sides"]["front"]
+        assert front["extraction"]["redrawn"] is True
+        assert front["needs_review"] is True
+        assert front["extraction"]["warning"] in front["review_reason"]
+        SideReport.model_validate(front)
+        plain = service.wait(service.submit({"front": jpeg(121, 80)}, options={"extract": "never", "proofs": True}))
+        assert plain.result is not None
+        widths = []
+        for result in (plain.result, job.result):
+            with service.storage.open_output(result["contact_sheet"].rpartition("/")[2]) as file:
+                widths.append(Image.open(file).width)
+        assert widths[1] > widths[0], "the original has a tile of its own"
 
     def test_it_pays_once_for_a_message_delivered_three_times(self, service: Service, remote: GeminiServer) -> None:
         remote.will(server.held(server.picture()))
