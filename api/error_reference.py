@@ -40,7 +40,7 @@ WHEN: dict[str, str] = {
     "extraction_unauthorized": "Gemini does not accept the key",
     "extraction_model_not_found": "there is no model `GEMINI_MODEL`",
     "extraction_empty": "Gemini answered without a picture; `detail` has its words",
-    "extraction_bad_answer": "the answer cannot be read: no JSON, a broken or too large picture",
+    "extraction_bad_answer": "no JSON, or a picture that is broken, too large or small, or fits no original",
     "extraction_unavailable": "at every try Gemini was not reached or answered 5xx, or a connection broke off",
     "extraction_quota": "Gemini answered 429 at every try, or wants a longer pause than there is time",
     "extraction_busy": "no turn to call came in time (`GEMINI_CALLS_AT_ONCE`, `GEMINI_CALLS_PER_MINUTE`)",
