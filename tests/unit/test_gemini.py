@@ -196,12 +196,13 @@ def test_a_pause_that_is_asked_for_as_a_date_is_kept(make: Make, remote: GeminiS
     assert len(remote.requests) == 1
 
 
-def test_a_pause_of_nothing_is_no_reason_to_hammer(
-    make: Make, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("delay", ["0s", "0.1s"])
+def test_a_short_pause_that_is_asked_for_is_no_reason_to_hammer(
+    make: Make, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch, delay: str
 ) -> None:
     gemini = make()
     monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.5)
-    remote.will(server.quota("0s", Retry_After="0"), server.picture())
+    remote.will(server.quota(delay, Retry_After="0"), server.picture())
     ask(gemini)
     assert remote.requests[1].at - remote.requests[0].at >= 0.5
 
