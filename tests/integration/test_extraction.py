@@ -17,6 +17,7 @@ from PIL import Image
 
 from api.report_schemas import SideReport
 from shared.jobs import CellStatus, JobStatus
+from shared.messages import make_celery
 from shared.settings import Settings, load_settings
 from shared.store import Store
 from tests import gemini_server as server
@@ -202,6 +203,8 @@ def test_the_key_is_in_nothing_that_is_written(
         server.raw(f"broken {KEY}".encode()),
     )
     worker = start(service, remote, EXTRACT_ON_ERROR="fail")
+    with make_celery(service.settings, "flower") as flower:
+        assert flower.control.enable_events(reply=True, timeout=20, limit=1)  # as Flower does
     with redis.Redis(port=redis_server.port) as client, client.pubsub() as events:
         events.psubscribe("*")  # what Flower is told, among others
         codes = []
