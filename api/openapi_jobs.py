@@ -173,7 +173,11 @@ def _delete() -> Operation:
     return operation(
         "delete",
         "Remove a job with its events and all of its files; an open one is canceled first",
-        {204: Reply(description="Nothing is left of it", headers=header_refs())},
+        {
+            204: Reply(
+                description="Nothing is left of it, but Gemini's answer for equal pictures", headers=header_refs()
+            )
+        },
         tag="Jobs",
         errors=(JobNotFound, StoreUnavailable),
         parameters=[_job_id()],

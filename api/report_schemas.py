@@ -96,7 +96,10 @@ class Opinion(_Report):
     models: dict[str, ModelOpinion] = Field(description="Every model by name")
     recommended: str | None = Field(description="The model whose cutout to take")
     reason: str = Field(description="Why that one")
-    needs_review: bool = Field(description="Whether a person should look")
+    needs_review: bool = Field(
+        description="Whether a person should look; always where the extracted design differs from the original, or "
+        "extraction failed and the original was used"
+    )
     review_reason: str = Field(description="Why a person should look")
 
 

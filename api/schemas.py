@@ -186,8 +186,9 @@ class ProcessReply(BaseModel):
     cells: dict[str, CellRecord] = Field(description="Every cell by its name: front_rmbg, back_birefnet, ...")
     timings: dict[str, Any] = Field(description="Seconds of each step: queue_seconds, front_rmbg_seconds, ...")
     sides: dict[str, Any] = Field(
-        description="Per side: how far the models agree, which one is recommended and why; `extraction`: what became "
-        "of the design's extraction (an ExtractionReport)"
+        description="Per side: how far the models agree, which one is recommended and why, whether a person should "
+        "look (`needs_review`, `review_reason`); `extraction`: what became of the design's extraction (an "
+        "ExtractionReport)"
     )
     tokens: TokenUse | None = Field(None, description="What the job used of Gemini, when it was asked")
     contact_sheet: str | None = Field(None, description="Address of a page with all proofs, when proofs were asked for")

@@ -112,12 +112,14 @@ class ExtractionReport(BaseModel):
         "the error's code"
     )
     detail: str | None = Field(None, description="One sentence about a failure")
-    warning: str | None = Field(None, description="One sentence when a person should look at the result")
+    warning: str | None = Field(
+        None, description="One sentence when a person should look at the result; it also sets the side's needs_review"
+    )
     original_url: str | None = Field(None, description="The side as it came, when its extracted design was used")
     score: float | None = Field(None, description="0..1: how far the answer is the design of the original")
     redrawn: bool | None = Field(None, description="By that score it is another design")
     model: str | None = Field(None, description="The Gemini model that was asked")
-    calls: int = Field(0, description="Calls to Gemini for this job")
+    calls: int = Field(0, description="Calls to Gemini for this job, and one for each time the worker died of them")
     tokens: TokenUse | None = Field(None, description="What they used; null when nobody was asked")
     cached: bool = Field(False, description="The answer was made for an earlier job with the same picture")
     seconds: float | None = Field(None, description="From the decision to the finished picture, waits included (s)")

@@ -213,7 +213,7 @@ class Settings(BaseSettings):
     )
     gemini_timeout_s: float = Field(90, ge=1, le=600, description="Time for one extraction, all its tries together (s)")
     gemini_tries: int = Field(
-        4, ge=1, le=10, description="Calls for one extraction; again only on 429, 5xx and broken connections"
+        4, ge=1, le=10, description="Calls for one extraction; again only on 429, 5xx and if nothing was sent"
     )
     gemini_calls_at_once: int = Field(4, ge=1, le=64, description="Calls one worker has under way at once")
     gemini_calls_per_minute: int = Field(30, ge=1, le=10000, description="Calls of all workers together in a minute")

@@ -1,4 +1,4 @@
-"""Colour profiles and deep PNGs that no library here writes, byte by byte.
+"""Colour profiles and PNGs, deep or lying ones, that no library here writes, byte by byte.
 
 Source: ICC.1:2010 (profile version 4.3): header (7.2), tag table (7.3), curveType (10.5), lut8Type (10.9); PNG
 specification, third edition: IHDR and tRNS (11.2.1, 11.3.1.1).
@@ -44,6 +44,18 @@ def png16(values: np.ndarray[Any, Any], colour_type: int, transparent: bytes = b
     chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def bomb_png() -> bytes:
+    """A few hundred bytes that declare 60000 x 60000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
 
 

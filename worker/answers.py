@@ -3,6 +3,8 @@
     outputs/.extracted/{sha-256}.answer    one line of JSON (tokens, calls), then the picture as the model sent it
     outputs/.extracted/{3 digits}.lock     held with flock while an answer is being asked for
 
+Pruned after each answer, and by the sweeper where no more come.
+
 A kernel lock and not one in Redis: the kernel lets go of it at the very moment a worker is killed, where a lease would
 have to be guessed longer than the longest call and keep the next worker waiting for nothing. All workers of one outputs
 volume share it.
@@ -18,11 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
-from shared.errors import ExtractionBusy
+from shared.errors import ExtractionBusy, OutputNotWritten
+from shared.settings import Settings
 from shared.storage import FolderStorage
 
 log = structlog.get_logger(__name__)
@@ -67,6 +70,11 @@ class Answers:
         self._ttl_s = ttl_s
         self._limit_bytes = limit_bytes
 
+    @classmethod
+    def from_settings(cls, settings: Settings, storage: FolderStorage) -> Self:
+        """The cache as the settings bound it."""
+        return cls(storage, ttl_s=settings.extract_cache_ttl_s, limit_bytes=settings.extract_cache_mb * 1_000_000)
+
     def get(self, key: str) -> Answer | None:
         """An answer that is not older than its lifetime, or None."""
         path = self._path(key)
@@ -87,7 +95,31 @@ class Answers:
             OutputNotWritten: the volume does not take it.
         """
         self._storage.write_hidden(_FOLDER, f"{key}.answer", answer.to_bytes())
-        self._prune(keep=key)
+        self.prune(keep=key)
+
+    def forget(self, key: str) -> None:
+        """Let go of an answer that turned out to be of no use."""
+        self._path(key).unlink(missing_ok=True)
+
+    def prune(self, keep: str = "") -> None:
+        """Remove what is too old, the oldest of what is too much, and files that were never finished.
+
+        Args:
+            keep: an answer that stays in any case.
+        """
+        found, kept_bytes, oldest = [], 0, time.time() - self._ttl_s
+        for path in self._dir.glob("*.answer"):
+            with contextlib.suppress(OSError):  # another worker was faster
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        for written_at, size, path in sorted(found, reverse=True):
+            kept_bytes += size
+            if path.stem != keep and (written_at < oldest or kept_bytes > self._limit_bytes):
+                path.unlink(missing_ok=True)
+        for path in self._dir.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _ABANDONED_S:  # its writer was killed
+                    path.unlink()
 
     @contextmanager
     def lock(self, key: str, patience_s: float) -> Iterator[None]:
@@ -95,10 +127,15 @@ class Answers:
 
         Raises:
             ExtractionBusy: another held it for longer than `patience_s`.
+            OutputNotWritten: the volume has no room for a lock.
         """
-        self._dir.mkdir(parents=True, exist_ok=True)
         # 4096 files that stay are simpler than files that must be removed while nobody waits for them.
-        descriptor = os.open(self._dir / f"{key[:3]}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        path = self._dir / f"{key[:3]}.lock"
+        try:
+            self._dir.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as exc:
+            raise OutputNotWritten(f"{path.name} could not be opened: {exc.strerror}") from exc
         try:
             deadline = time.monotonic() + patience_s
             while not _try_lock(descriptor):
@@ -111,22 +148,6 @@ class Answers:
 
     def _path(self, key: str) -> Path:
         return self._dir / f"{key}.answer"
-
-    def _prune(self, keep: str) -> None:
-        kept_bytes, oldest = 0, time.time() - self._ttl_s
-        found = []
-        for path in self._dir.glob("*.answer"):
-            with contextlib.suppress(OSError):  # another worker was faster
-                status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        for path in self._dir.glob(".*.part"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < time.time() - _ABANDONED_S:  # its writer was killed
-                    path.unlink()
-        for written_at, size, path in sorted(found, reverse=True):
-            kept_bytes += size
-            if path.stem != keep and (written_at < oldest or kept_bytes > self._limit_bytes):
-                path.unlink(missing_ok=True)
 
 
 def _try_lock(descriptor: int) -> bool:

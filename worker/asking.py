@@ -3,15 +3,18 @@
 An answer is stored the moment it arrives: first as a file of the job, flushed and renamed, then, when it is a picture,
 in the cache for other jobs of the same caller. So a task that runs again finds what was paid for. What can be lost is
 an answer that was on its way, or not yet renamed, when the worker was killed: that call is made once more, and only
-once, however often the worker dies.
+once, however often the worker dies. A volume that takes no answer (full) does not cost it: it is used all the same.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import ExtractionBadAnswer, ExtractionInterrupted, FatalError, SourceError
+import structlog
+
+from shared.errors import ExtractionBadAnswer, ExtractionInterrupted, FatalError, OutputNotWritten, SourceError
 from shared.jobs import Job, TokenUse
 from shared.settings import Settings
 from shared.storage import FolderStorage
@@ -23,10 +26,14 @@ from worker.images import Picture, PictureSize, decode, read_size
 from worker.images.outgoing import to_send
 from worker.turns import Turns
 
+log = structlog.get_logger(__name__)
+
 _DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "extract.txt"
 _PROMPT_LIMIT = 20_000
 #: Calls begun for one side whose worker was killed before the answer was stored, until no more is made.
 _LOST_CALLS = 2
+#: Shortest side of an answer that can hold a design (px). Ours: the models draw 512 px and more.
+_LEAST_SIDE = 32
 _ANSWER_NAME = "{side}-answer.bin"
 _BEGUN_NAME = "{side}-begun.txt"
 
@@ -60,9 +67,7 @@ class Asker:
         self._settings, self._storage, self._budget = settings, storage, budget
         self._prompt = read_prompt(settings.gemini_prompt_file)
         self._gemini = Gemini(settings, Turns(settings, store), self._prompt)
-        self._answers = Answers(
-            storage, ttl_s=settings.extract_cache_ttl_s, limit_bytes=settings.extract_cache_mb * 1_000_000
-        )
+        self._answers = Answers.from_settings(settings, storage)
 
     def question(self, job: Job, side: str, data: bytes, picture: Picture) -> Question:
         """What would be asked about a side.
@@ -80,6 +85,7 @@ class Asker:
 
         Raises:
             ExtractionBusy: another has asked it for longer than a turn and a call may take.
+            OutputNotWritten: the volume has no room for a lock.
         """
         return self._answers.lock(question.key, patience_s=3 * self._settings.gemini_timeout_s)
 
@@ -91,6 +97,7 @@ class Asker:
             raise_if_ended: called before anything is paid for.
         Raises:
             ExtractionError: any of its kinds. StoreUnavailable. Whatever raise_if_ended raises.
+            OutputNotWritten: the volume is full before anything is asked.
         """
         job_id, name = question.job.job_id, _ANSWER_NAME.format(side=question.side)
         answer = self._own(job_id, name)
@@ -99,22 +106,31 @@ class Asker:
             if cached is not None:
                 return cached, True
             answer = self._ask(question, usage, raise_if_ended)
-            self._storage.write_work(job_id, name, answer.to_bytes())
+            with _kept_if_possible("job"):
+                self._storage.write_work(job_id, name, answer.to_bytes())
         usage.calls, tokens = int(answer.cost["calls"]), answer.cost["tokens"]
         usage.tokens = None if tokens is None else TokenUse.model_validate(tokens)
         with self._budget.hold(self.size_of(answer).pixels):
             self.pixels_of(answer)  # what cannot be decoded helps no other job
-        self._answers.put(question.key, answer)
+        with _kept_if_possible("cache"):
+            self._answers.put(question.key, answer)
         return answer, False
+
+    def forget(self, question: Question) -> None:
+        """Let no other job have this question's answer: nothing could be made of it."""
+        self._answers.forget(question.key)
 
     def size_of(self, answer: Answer) -> PictureSize:
         """Size of an answer's picture.
 
         Raises:
-            ExtractionBadAnswer: it is none, or too large.
+            ExtractionBadAnswer: it is none, too large, or too small to hold a design.
         """
         with _as_bad_answer():
-            return read_size(answer.image, pixel_limit=self._settings.pixel_limit)
+            size = read_size(answer.image, pixel_limit=self._settings.pixel_limit)
+        if min(size.width, size.height) < _LEAST_SIDE:
+            raise ExtractionBadAnswer(f"Gemini's picture of {size.width} x {size.height} px is too small for a design")
+        return size
 
     def pixels_of(self, answer: Answer) -> Picture:
         """An answer's pixels; the caller holds the budget for them.
@@ -134,17 +150,20 @@ class Asker:
 
     def _ask(self, question: Question, usage: Usage, raise_if_ended: Callable[[], None]) -> Answer:
         aspect = nearest_aspect(question.size.width, question.size.height)
-        with self._counted(question.job.job_id, _BEGUN_NAME.format(side=question.side)):
+        with self._counted(question.job.job_id, _BEGUN_NAME.format(side=question.side)) as lost:
+            usage.calls += lost
             image = self._gemini.extract(question.picture, "image/jpeg", aspect, usage, raise_if_ended)
         tokens = usage.tokens.model_dump() if usage.tokens is not None else None
         return Answer(image, {"calls": usage.calls, "tokens": tokens})
 
     @contextmanager
-    def _counted(self, job_id: str, name: str) -> Iterator[None]:
+    def _counted(self, job_id: str, name: str) -> Iterator[int]:
         """Count calls that begin and never end: a worker that dies of every answer must not ask for ever.
 
+        Returns:
+            How many have before.
         Raises:
-            ExtractionInterrupted: too many have.
+            ExtractionInterrupted: too many have. OutputNotWritten: they cannot be counted.
         """
         try:
             begun = int((self._storage.work_dir(job_id) / name).read_bytes())
@@ -154,9 +173,10 @@ class Asker:
             raise ExtractionInterrupted(f"the worker was stopped {begun} times during this extraction")
         self._storage.write_work(job_id, name, str(begun + 1).encode())
         try:
-            yield
+            yield begun
         except BaseException:  # it ended, if badly: only a kill leaves the count as it is
-            self._storage.write_work(job_id, name, str(begun).encode())
+            with contextlib.suppress(OutputNotWritten):  # what went wrong is more than that
+                self._storage.write_work(job_id, name, str(begun).encode())
             raise
 
 
@@ -177,8 +197,20 @@ def read_prompt(name: str) -> str:
 
 
 @contextmanager
+def _kept_if_possible(where: str) -> Iterator[None]:
+    """An answer in hand is worth more than a place for it."""
+    try:
+        yield
+    except OutputNotWritten as exc:
+        log.warning("answer_not_kept", where=where, detail=exc.message)
+
+
+@contextmanager
 def _as_bad_answer() -> Iterator[None]:
     try:
         yield
     except SourceError as exc:
         raise ExtractionBadAnswer(f"Gemini's picture cannot be used: {exc.message}") from exc
+    except Exception as exc:  # a decoder's own fault must not lose the report of what was paid
+        log.exception("answer_not_decoded")
+        raise ExtractionBadAnswer(f"Gemini's picture cannot be used ({type(exc).__name__})") from exc

@@ -1,4 +1,4 @@
-"""When a webhook is tried again."""
+"""When a webhook is tried again, and what a Retry-After means."""
 
 import random
 import re

@@ -1,18 +1,24 @@
 """Design extraction: whether a side needs it, and what goes on from there.
 
 A side's outcome is recorded with the job before the task that made it is acknowledged: an answer as a file
-(worker/asking.py), a failure as the side's report. So a task that runs again pays for neither a second time.
+(worker/asking.py), a failure as the side's report. So a task that runs again pays for neither a second time, and what
+the job has spent stays in its report.
 """
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 import structlog
 
-from shared.errors import ExtractionBadAnswer, ExtractionBusy, ExtractionError, ExtractionNotConfigured, FatalError
+from shared.errors import (
+    ExtractionBadAnswer,
+    ExtractionError,
+    ExtractionNotConfigured,
+    FatalError,
+    OutputNotWritten,
+)
 from shared.jobs import ExtractionReport, Job
 from shared.settings import Settings
 from shared.storage import FolderStorage
@@ -27,6 +33,10 @@ from worker.images.picture import Pixels
 from worker.images.register import Registered, register
 
 log = structlog.get_logger(__name__)
+
+_REDRAWN = "The extracted design differs from the original (score {:.2f}); compare the two."
+#: What EXTRACT_ON_ERROR decides about: Gemini did not deliver, or what it delivered cannot be used or written.
+_Failed = ExtractionError | OutputNotWritten
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Extractor:
             raise_if_ended: called before anything is paid for; raises when the job was canceled or is overdue.
         Raises:
             ExtractionNotConfigured: the job insists and there is no key.
-            ExtractionError: any other, when EXTRACT_ON_ERROR=fail.
+            ExtractionError, OutputNotWritten: any other, when EXTRACT_ON_ERROR=fail.
             SourceError: the source cannot be decoded.
             StoreUnavailable, JobNotFound: from recording. Whatever raise_if_ended raises.
         """
@@ -87,7 +97,7 @@ class Extractor:
         self._report(job, side, ExtractionReport(status="skipped", reason=reason))
         return prepared
 
-    def _fail(self, job: Job, side: str, data: bytes, error: ExtractionError, usage: Usage, seconds: float) -> Prepared:
+    def _fail(self, job: Job, side: str, data: bytes, error: _Failed, usage: Usage, seconds: float) -> Prepared:
         goes_on = self._settings.extract_on_error == "original" and not isinstance(error, ExtractionNotConfigured)
         report = ExtractionReport(
             status="failed",
@@ -100,14 +110,16 @@ class Extractor:
             seconds=round(seconds, 3),
         )
         self._report(job, side, report)
-        return self._after_failure(report, data, error)
-
-    def _after_failure(self, report: ExtractionReport, data: bytes, error: ExtractionError) -> Prepared:
-        if report.warning is None:
+        if not goes_on:
             raise error
         return Prepared(data)
 
     def _report(self, job: Job, side: str, report: ExtractionReport) -> None:
+        earlier = self._earlier_report(job, side)
+        if earlier is not None and earlier.calls > report.calls:
+            # A second delivery that came late, when the job's own answer was cleared away: the job has paid for it.
+            spent = {"calls": earlier.calls, "tokens": earlier.tokens, "cached": earlier.cached}
+            report = report.model_copy(update=spent)
         self._store.set_mark(job.job_id, f"{EXTRACTION_MARK}{side}", report.model_dump_json())
         fields = report.model_dump(include={"status", "reason", "score", "redrawn", "calls", "cached", "seconds"})
         write = log.warning if report.status == "failed" or report.redrawn else log.info
@@ -118,23 +130,17 @@ class Extractor:
     def _extract(self, question: Question, data: bytes, reason: str, raise_if_ended: Callable[[], None]) -> Prepared:
         job, side = question.job, question.side
         started, usage = time.monotonic(), Usage()
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._asker.alone(question))
-            except ExtractionBusy as exc:
-                return self._fail(job, side, data, exc, usage, time.monotonic() - started)
-            earlier = self._earlier_failure(job, side)
-            if earlier is not None:
-                return self._after_failure(earlier[0], data, earlier[1])
-            try:
+        try:
+            with self._asker.alone(question):
+                self._raise_earlier_failure(job, side)
                 answer, is_cached = self._asker.answer(question, usage, raise_if_ended)
-            except ExtractionError as exc:
-                return self._fail(job, side, data, exc, usage, time.monotonic() - started)
-        prepared, registered = self._finish(question, data, answer)
+            prepared, registered = self._finish(question, data, answer)
+        except (ExtractionError, OutputNotWritten) as exc:
+            return self._fail(job, side, data, exc, usage, time.monotonic() - started)
         report = ExtractionReport(
             status="extracted",
             reason=reason,
-            warning="The extracted design differs from the original; compare the two." if registered.redrawn else None,
+            warning=_REDRAWN.format(registered.score) if registered.redrawn else None,
             original_url=self._storage.url(self._original_name(question)),
             score=registered.score,
             redrawn=registered.redrawn,
@@ -148,26 +154,42 @@ class Extractor:
         return prepared
 
     def _finish(self, question: Question, data: bytes, answer: Answer) -> tuple[Prepared, Registered]:
-        """Lay the answer over the original, and keep the original's pixels as an output."""
+        """Lay the answer over the original, and keep the original's pixels as an output.
+
+        Raises:
+            ExtractionBadAnswer: nothing can be made of it. OutputNotWritten: the original finds no place.
+        """
         # In memory at once: the original, the answer, and the answer laid over the original.
         with self._budget.hold(2 * question.size.pixels + self._asker.size_of(answer).pixels):
             picture = decode(data, pixel_limit=self._settings.pixel_limit)
+            drawn = self._asker.pixels_of(answer).rgb
+            try:
+                registered = register(drawn, picture.rgb)
+                prepared = _compose(registered, picture)
+            except Exception as exc:  # a fault of ours, but an answer that all of its jobs would meet again
+                log.exception("answer_not_laid")
+                self._asker.forget(question)
+                kind = type(exc).__name__
+                raise ExtractionBadAnswer(f"Gemini's picture could not be laid over the original ({kind})") from exc
             # As a PNG, like every output: what else is in the file (place, camera) is not served.
             original = encode_png(_stacked(picture.rgb, picture.alpha), picture.dpi)
             self._storage.write_atomic(self._original_name(question), original)
-            registered = register(self._asker.pixels_of(answer).rgb, picture.rgb)
-            return _compose(registered, picture), registered
+            return prepared, registered
 
     def _original_name(self, question: Question) -> str:
         return self._storage.output_name(question.job.id, question.job.job_id, question.side, "original")
 
-    def _earlier_failure(self, job: Job, side: str) -> tuple[ExtractionReport, ExtractionError] | None:
-        """What an earlier run of this task has failed with: it is not tried, and billed, again."""
+    def _earlier_report(self, job: Job, side: str) -> ExtractionReport | None:
         text = self._store.get_mark(job.job_id, f"{EXTRACTION_MARK}{side}")
-        if text is None or (report := ExtractionReport.model_validate_json(text)).status != "failed":
-            return None
-        kinds = {kind.code: kind for kind in ExtractionError.__subclasses__()}
-        return report, kinds.get(report.reason, ExtractionBadAnswer)(report.detail or report.reason)
+        return None if text is None else ExtractionReport.model_validate_json(text)
+
+    def _raise_earlier_failure(self, job: Job, side: str) -> None:
+        """Fail as an earlier run of this task has failed: it is not tried, and billed, again."""
+        report = self._earlier_report(job, side)
+        if report is not None and report.status == "failed":
+            known: list[type[_Failed]] = [*ExtractionError.__subclasses__(), OutputNotWritten]
+            kinds = {kind.code: kind for kind in known}
+            raise kinds.get(report.reason, ExtractionBadAnswer)(report.detail or report.reason)
 
 
 def _compose(registered: Registered, picture: Picture) -> Prepared:

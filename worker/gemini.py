@@ -1,5 +1,8 @@
 """One call to a Gemini image model: ask, try again where that can help, and name every way it can fail.
 
+Asked again is after 429 and 5xx, which bring no picture, and where no connection came about, so that nothing was sent.
+A connection that breaks later may have cost a picture already: that ends the extraction.
+
 The SDK (google-genai, the successor of google-generativeai) is imported when the first design is extracted, never at
 the worker's start. Its own retries stay off, because they ignore the delay that the server asks for
 (googleapis/python-genai#1875) and know nothing of our limits; ours are the only ones. Nothing the SDK or the server
@@ -31,6 +34,7 @@ from shared.errors import (
 )
 from shared.jobs import TokenUse
 from shared.settings import Settings
+from worker.backoff import parse_retry_after
 from worker.turns import Turns
 
 if TYPE_CHECKING:
@@ -88,10 +92,9 @@ class Gemini:
         for attempt in range(1, tries):
             if isinstance(outcome, bytes) or not outcome.again:
                 break
-            pause_s = outcome.delay_s
-            if pause_s is None:
-                # Jitter is no secret.
-                pause_s = _FIRST_PAUSE_S * 2 ** (attempt - 1) * (1 + random.random())  # noqa: S311
+            # Jitter is no secret. What the server asks for makes the pause longer, never shorter.
+            pause_s = _FIRST_PAUSE_S * 2 ** (attempt - 1) * (1 + random.random())  # noqa: S311
+            pause_s = max(pause_s, outcome.delay_s)
             if time.monotonic() + pause_s >= deadline:
                 break  # nothing that comes after the deadline is waited for
             log.warning("gemini_retry", code=outcome.error.code, attempt=attempt, pause_s=round(pause_s, 2))
@@ -168,11 +171,11 @@ class Gemini:
 
 @dataclass(frozen=True)
 class _Failure:
-    """One try that failed: the error, whether another may help, and the pause (s) that the server asks for."""
+    """One try that failed: the error, whether another may help, and the pause that the server asks for (s; 0: none)."""
 
     error: AppError
     again: bool = False
-    delay_s: float | None = None
+    delay_s: float = 0.0
 
 
 def nearest_aspect(width: int, height: int) -> str:
@@ -236,9 +239,11 @@ def _failure(exc: Exception, limit_s: float, model: str, mask: Any) -> _Failure:
         return _Failure(ExtractionBadAnswer(f"Gemini's answer is larger than {limit_mb:g} MB"))
     if isinstance(exc, httpx2.TimeoutException):
         return _Failure(ExtractionTimeout(f"Gemini did not answer within {limit_s:.0f} s (GEMINI_TIMEOUT_S)"))
+    if isinstance(exc, httpx2.ConnectError):
+        return _Failure(ExtractionUnavailable(f"Gemini cannot be reached ({type(exc).__name__})"), again=True)
     if isinstance(exc, httpx2.RequestError):
-        error = ExtractionUnavailable(f"Gemini cannot be reached, or broke off: {type(exc).__name__}")
-        return _Failure(error, again=True)
+        message = "the connection to Gemini broke off; it is not asked again, because that may be paid for already"
+        return _Failure(ExtractionUnavailable(f"{message} ({type(exc).__name__})"))
     log.warning("gemini_answer_unreadable", kind=type(exc).__name__)
     return _Failure(ExtractionBadAnswer(f"Gemini's answer cannot be read ({type(exc).__name__})"))
 
@@ -268,11 +273,13 @@ def _details(exc: Any) -> list[dict[str, Any]]:
     return [detail for detail in found if isinstance(detail, dict)] if isinstance(found, list) else []
 
 
-def _delay(exc: Any, details: list[dict[str, Any]]) -> float | None:
-    """The pause the server asks for (s): RetryInfo in the body, else the header Retry-After in seconds."""
+def _delay(exc: Any, details: list[dict[str, Any]]) -> float:
+    """The pause the server asks for (s): the longer one of RetryInfo in the body and the header Retry-After."""
+    delays = [0.0]
     for detail in details:
         match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?)s", str(detail.get("retryDelay", "")))
         if str(detail.get("@type", "")).endswith("google.rpc.RetryInfo") and match:
-            return float(match[1])
-    header = str(exc.response.headers.get("retry-after", "")) if exc.response is not None else ""
-    return float(header) if re.fullmatch(r"[0-9]{1,6}", header) else None
+            delays.append(float(match[1]))
+    if exc.response is not None:
+        delays.append(parse_retry_after(exc.response.headers.get("retry-after")) or 0.0)
+    return max(delays)

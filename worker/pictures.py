@@ -145,6 +145,18 @@ class PreparedSides:
         with self._budget.hold(pixels):
             yield self._cache.get(f"{job_id}/{side}", lambda: decode(path.read_bytes(), pixel_limit=self._pixel_limit))
 
+    @contextmanager
+    def open_file(self, path: Path) -> Iterator[Picture]:
+        """The pixels of another file of a job for as long as the block lasts; begins when the budget has room for them.
+
+        Raises:
+            SourceNotAnImage, SourceTooLarge: from decoding.
+            OSError: the file is gone.
+        """
+        data = path.read_bytes()
+        with self._budget.hold(read_size(data, pixel_limit=self._pixel_limit).pixels):
+            yield decode(data, pixel_limit=self._pixel_limit)
+
     def derived(self, job_id: str, side: str, what: str, make: Callable[[], T]) -> T:
         """What cells of one side share, made once and kept as long as the side's pixels are."""
         return self._cache.get(f"{job_id}/{side}/{what}", make)

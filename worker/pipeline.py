@@ -24,7 +24,7 @@ from worker.device import DeviceQueue
 from worker.extraction import Extractor
 from worker.pictures import PreparedSides
 from worker.result_cache import ResultCache
-from worker.review import Reviewer
+from worker.review import Reviewer, side_reports
 from worker.sources import load_source
 
 log = structlog.get_logger(__name__)
@@ -284,9 +284,7 @@ class Pipeline:
             "cells": {name: cell.model_dump(mode="json") for name, cell in job.cells.items()},
             "timings": _timings(job, marks),
         }
-        result |= self._review(job) if has_review else {"sides": {}}
-        for side, report in job.extraction.items():
-            result["sides"].setdefault(side, {})["extraction"] = report.model_dump(mode="json")
+        result |= self._review(job) if has_review else {"sides": side_reports(job, {})}
         if job.tokens is not None:
             result["tokens"] = job.tokens.model_dump()
         return self._end(job, status, result, None)
@@ -297,7 +295,7 @@ class Pipeline:
             return self._reviewer.review(job)
         except Exception:
             log.exception("review_failed")
-            return {"sides": {}}
+            return {"sides": side_reports(job, {})}
 
     def fail(self, job_id: str, detail: str) -> None:
         """End a job whose canvas broke: the safety net behind errors that are values."""

@@ -1,13 +1,19 @@
-"""What only all cells of a job together can tell: the models' second opinion per side, and a contact sheet."""
+"""What only all cells of a job together can tell: the models' second opinion per side, and a contact sheet.
 
+A side whose extraction has a warning (redrawn, or failed and the original used) is for a person to look at, whatever
+the models say: they agree on a redrawn design as well as on the right one.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.jobs import CellStatus, Job, cell_name
-from shared.storage import FolderStorage
+from shared.storage import FolderStorage, name_of
 from worker.cells import PROOF_SIDE, options_of
+from worker.images import Picture
 from worker.images.opinion import own_alpha_opinion, second_opinion
 from worker.images.proofs import encode_webp, shrink
 from worker.images.sheet import SheetRow, contact_sheet
@@ -25,9 +31,8 @@ class Reviewer:
         self._prepared = prepared
 
     def review(self, job: Job) -> dict[str, Any]:
-        """{"sides": {side: opinion}}, and "contact_sheet" when proofs were asked for."""
-        sides = {side: self._opinion(job, side) for side in job.sides}
-        review: dict[str, Any] = {"sides": {side: opinion for side, opinion in sides.items() if opinion}}
+        """{"sides": {side: opinion and extraction}}, and "contact_sheet" when proofs were asked for."""
+        review: dict[str, Any] = {"sides": side_reports(job, {side: self._opinion(job, side) for side in job.sides})}
         if options_of(job).proofs:
             review["contact_sheet"] = self._contact_sheet(job, review["sides"])
         return review
@@ -60,7 +65,9 @@ class Reviewer:
             if cutouts and self._prepared.exists(job.job_id, side):
                 reports = {model: job.cells[cell_name(side, model)].preflight for model in cutouts}
                 levels = {model: str(report["level"]) for model, report in reports.items() if report}
-                rows[side] = SheetRow(self._original(job.job_id, side), cutouts, opinions.get(side), levels)
+                prepared = self._prepared_side(job.job_id, side)
+                original = self._original(job, side)
+                rows[side] = SheetRow(prepared, cutouts, opinions.get(side), levels, original)
         if not rows:
             return None
         first = next(iter(rows))
@@ -68,8 +75,32 @@ class Reviewer:
         self._storage.write_atomic(name, encode_webp(contact_sheet(rows), _SHEET_QUALITY))
         return self._storage.url(name)
 
-    def _original(self, job_id: str, side: str) -> npt.NDArray[np.uint8]:
+    def _prepared_side(self, job_id: str, side: str) -> npt.NDArray[np.uint8]:
         size = self._prepared.size(job_id, side)
         with self._prepared.open(job_id, side, size.width * size.height) as picture:
-            alpha = np.full(picture.rgb.shape[:2], 255, np.uint8) if picture.alpha is None else picture.alpha
-            return shrink(np.dstack((picture.rgb, alpha)), PROOF_SIDE)
+            return _small(picture)
+
+    def _original(self, job: Job, side: str) -> npt.NDArray[np.uint8] | None:
+        """The side as it came, when its extracted design went through the models instead."""
+        report = job.extraction.get(side)
+        if report is None or report.original_url is None:
+            return None
+        with self._prepared.open_file(self._storage.path(name_of(report.original_url))) as picture:
+            return _small(picture)
+
+
+def side_reports(job: Job, opinions: Mapping[str, dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
+    """Per side, where there is anything: the models' opinion, and `extraction` with its warning as a reason to look."""
+    reports = {side: dict(opinion) for side, opinion in opinions.items() if opinion}
+    for side, extraction in job.extraction.items():
+        report = reports.setdefault(side, {})
+        if extraction.warning:
+            reasons = (report.get("review_reason"), extraction.warning)
+            report |= {"needs_review": True, "review_reason": " ".join(reason for reason in reasons if reason)}
+        report["extraction"] = extraction.model_dump(mode="json")
+    return reports
+
+
+def _small(picture: Picture) -> npt.NDArray[np.uint8]:
+    alpha = np.full(picture.rgb.shape[:2], 255, np.uint8) if picture.alpha is None else picture.alpha
+    return shrink(np.dstack((picture.rgb, alpha)), PROOF_SIDE)

@@ -12,6 +12,7 @@ from shared.jobs import JobStatus, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from worker.answers import Answers
 from worker.ticker import Ticker
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,7 @@ class Sweeper(Ticker):
         self._settings = settings
         self._store = store
         self._storage = storage
+        self._answers = Answers.from_settings(settings, storage)
         self._next_files = 0.0
 
     def expire_overdue(self) -> int:
@@ -45,8 +47,9 @@ class Sweeper(Ticker):
         return ended
 
     def remove_old_files(self) -> None:
-        """Remove what has had its time: sources, work folders, files that were never finished."""
+        """Remove what has had its time: sources, work folders, Gemini's answers, files that were never finished."""
         self._storage.remove_unfinished(_ABANDONED_S)
+        self._answers.prune()
         found = self._storage.work_folders()
         for first in range(0, len(found), _STEP):
             folders = found[first : first + _STEP]

@@ -202,6 +202,7 @@ function showJob(job) {
   $("#status").textContent = `${STATUS[job.status]}${place} (${done} of ${total}${seconds})`;
   Object.assign($("#progress"), { value: done, max: total, hidden: FINAL.has(job.status) });
   for (const [name, cell] of Object.entries(job.cells)) showCell(name, cell, job);
+  for (const [side, report] of Object.entries(job.extraction)) showExtraction(side, report);
   for (const [side, opinion] of Object.entries(job.result?.sides ?? {})) showOpinion(side, opinion);
   if (job.error) showProblem(`${job.error.detail}\n${job.error.code}, job ${job.job_id}`);
 }
@@ -213,16 +214,29 @@ function rowFor(side) {
   row.dataset.side = side;
   $("h3", row).textContent = side;
   $("#rows").append(row);
-  if (originals[side]) {
-    const cell = addCell(row, "original", "original");
-    $(".wait", cell).remove();
-    $(".download", cell).remove();
-    const address = originals[side];
-    Object.assign($("img", cell), { src: address, alt: `${side}, original` });
-    $("img", cell).addEventListener("error", () => cell.remove());
-    $(".picture", cell).href = address;
-  }
+  if (originals[side]) showOriginal(row, side, originals[side]);
   return row;
+}
+
+function showOriginal(row, side, address) {
+  $('[data-cell="original"]', row)?.remove();
+  const cell = addCell(row, "original", "original");
+  $(".cells", row).prepend(cell);
+  $(".wait", cell).remove();
+  $(".download", cell).remove();
+  Object.assign($("img", cell), { src: address, alt: `${side}, original` });
+  $("img", cell).addEventListener("error", () => cell.remove());
+  $(".picture", cell).href = address;
+  return cell;
+}
+
+// The cutouts show what Gemini has drawn; what it was drawn from stands beside them.
+function showExtraction(side, report) {
+  const row = rowFor(side);
+  if (!report.original_url || row.dataset.extracted) return;
+  row.dataset.extracted = "shown";
+  const cell = showOriginal(row, side, localAddress(report.original_url));
+  $(".facts", cell).textContent = `design extracted by ${report.model}, score ${report.score.toFixed(2)}`;
 }
 
 function addCell(row, name, title) {
@@ -284,7 +298,7 @@ function showPreflight(cell, preflight) {
 
 function showOpinion(side, opinion) {
   const row = rowFor(side), place = $(".opinion", row);
-  const agreement = opinion.agreement === null ? "" : `The models agree on ${(100 * opinion.agreement).toFixed(1)} %. `;
+  const agreement = opinion.agreement == null ? "" : `The models agree on ${(100 * opinion.agreement).toFixed(1)} %. `;
   const review = opinion.needs_review ? `Please look: ${opinion.review_reason} ` : "";
   place.textContent = `${agreement}${review}${opinion.recommended ? `Recommended: ${opinion.recommended}. ${opinion.reason}` : ""}`;
   place.dataset.review = opinion.needs_review;

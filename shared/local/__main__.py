@@ -77,6 +77,7 @@ def demo(env: Mapping[str, str]) -> int:
         "OUTPUTS_DIR": str(ROOT / "outputs"),
         "MODELS_DIR": str(ROOT / "models"),
         **dict.fromkeys(("API_KEYS", "RATE_LIMIT", "OUTPUT_URL_TTL"), ""),  # its own client, for a minute
+        **{"GEMINI_API_KEY": "", "EXTRACT_DESIGN": "never"},  # nothing leaves the machine, whatever .env says
     }
     env.pop("BASE_URL", None)
     port = free_port()

@@ -20,6 +20,7 @@ import requests
 from PIL import Image
 
 from client.events import parse_events
+from tests.gemini_server import KEY, GeminiServer
 from tests.processes import ROOT, Process, python, wait_for
 from tests.redis_server import free_port
 
@@ -223,6 +224,7 @@ def test_smoke_passes_against_it(stack: Stack) -> None:
     with python("smoke", "-m", "shared.local", "smoke", env=stack.env, log_dir=stack.folder) as smoke:
         assert smoke.popen.wait(120) == 0, smoke.log
         assert "4 of 4 cutouts" in smoke.log
+        assert smoke.log.count('"reason": "not_asked"') == 2, "a check costs nothing, whatever the service extracts"
 
 
 def test_a_second_start_on_the_busy_port_says_so(stack: Stack) -> None:
@@ -280,8 +282,10 @@ def test_wrong_settings_are_named_before_anything_starts(tmp_path: Path, variabl
 
 
 @pytest.mark.slow
-def test_demo_does_the_main_job_and_leaves_nothing_running(tmp_path: Path) -> None:
-    with python("demo", "-m", "shared.local", "demo", env={}, log_dir=tmp_path) as demo:
+def test_demo_does_the_main_job_and_leaves_nothing_running(tmp_path: Path, remote: GeminiServer) -> None:
+    """Given a key and a service that extracts everything, then the samples still stay on this machine."""
+    env = {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": remote.url, "EXTRACT_DESIGN": "always"}
+    with python("demo", "-m", "shared.local", "demo", env=env, log_dir=tmp_path) as demo:
         children: set[int] = set()
         while demo.popen.poll() is None:
             children |= descendants(demo.popen.pid)
@@ -294,3 +298,4 @@ def test_demo_does_the_main_job_and_leaves_nothing_running(tmp_path: Path) -> No
         for path in paths:
             assert_right(Path(path).read_bytes(), Path(path).stem.rpartition("_")[0].rpartition("_")[2])
         assert demo.log.rstrip().endswith("done.")
+    assert remote.connections == 0

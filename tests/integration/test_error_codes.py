@@ -23,7 +23,8 @@ from shared.storage import output_name
 from tests import gemini_server
 from tests.gemini_server import KEY, GeminiServer, Reply
 from tests.hostile.stack import Stack
-from tests.integration.test_worker import bomb_png, picture
+from tests.integration.test_worker import picture
+from tests.picture_files import bomb_png
 from tests.processes import wait_for
 from tests.redis_server import RedisServer, free_port
 

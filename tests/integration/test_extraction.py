@@ -15,7 +15,9 @@ import pytest
 import redis
 from PIL import Image
 
+from api.report_schemas import SideReport
 from shared.jobs import CellStatus, JobStatus
+from shared.messages import make_celery
 from shared.settings import Settings, load_settings
 from shared.store import Store
 from tests import gemini_server as server
@@ -98,6 +100,24 @@ class TestAWorker:
         work = service.settings.outputs_dir / ".work" / job.job_id
         wait_for("the clean-up", lambda: all(path.suffix == ".npy" for path in work.iterdir()))
 
+    def test_a_redrawn_design_is_for_a_person_to_look_at(self, service: Service, remote: GeminiServer) -> None:
+        remote.will(server.picture(jpeg(256, 256, (0, 90, 200))))
+        options = {"extract": "always", "proofs": True}
+        job = service.wait(service.submit({"front": jpeg(121, 80)}, options=options))
+        assert job.result is not None
+        front = job.result["sides"]["front"]
+        assert front["extraction"]["redrawn"] is True
+        assert front["needs_review"] is True
+        assert front["extraction"]["warning"] in front["review_reason"]
+        SideReport.model_validate(front)
+        plain = service.wait(service.submit({"front": jpeg(121, 80)}, options={"extract": "never", "proofs": True}))
+        assert plain.result is not None
+        widths = []
+        for result in (plain.result, job.result):
+            with service.storage.open_output(result["contact_sheet"].rpartition("/")[2]) as file:
+                widths.append(Image.open(file).width)
+        assert widths[1] > widths[0], "the original has a tile of its own"
+
     def test_it_pays_once_for_a_message_delivered_three_times(self, service: Service, remote: GeminiServer) -> None:
         remote.will(server.held(server.picture()))
         job_id = service.submit({"front": jpeg(118, 80)})
@@ -149,7 +169,9 @@ def test_a_worker_killed_in_mid_call_costs_that_call_and_no_other(service: Servi
     assert job.status == JobStatus.SUCCEEDED
     assert pictures_of(remote) == [first, second, second]
     assert {extraction(job, side)["status"] for side in ("front", "back")} == {"extracted"}
-    assert {extraction(job, side)["calls"] for side in ("front", "back")} == {1}
+    calls = {side: extraction(job, side)["calls"] for side in ("front", "back")}
+    assert calls.pop(asked_last) == 2, "the lost call is on the bill, too"
+    assert list(calls.values()) == [1]
     assert len(service.final_events(job_id)) == 1
 
 
@@ -181,6 +203,8 @@ def test_the_key_is_in_nothing_that_is_written(
         server.raw(f"broken {KEY}".encode()),
     )
     worker = start(service, remote, EXTRACT_ON_ERROR="fail")
+    with make_celery(service.settings, "flower") as flower:
+        assert flower.control.enable_events(reply=True, timeout=20, limit=1)  # as Flower does
     with redis.Redis(port=redis_server.port) as client, client.pubsub() as events:
         events.psubscribe("*")  # what Flower is told, among others
         codes = []

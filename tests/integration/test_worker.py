@@ -1,9 +1,7 @@
 """A real Celery worker process on a real Redis: jobs go in by the store and one message, PNGs come out."""
 
 import io
-import struct
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from shared.messages import make_celery, send_plan
 from shared.settings import Settings, load_settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from tests.picture_files import bomb_png
 from tests.processes import Process, python, wait_for
 from tests.redis_server import RedisServer
 from tests.tiny_worker import INPUT_SIZE, paint
@@ -36,18 +35,6 @@ def picture(seed: int, width: int = 90, height: int = 70) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
-
-
-def bomb_png() -> bytes:
-    """A few hundred bytes that declare 60000 x 60000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    )
 
 
 class Service:

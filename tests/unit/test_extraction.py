@@ -4,11 +4,13 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +21,7 @@ from shared.errors import (
     ExtractionNotConfigured,
     FatalError,
     JobCanceled,
+    OutputNotWritten,
     SourceNotAnImage,
     StoreUnavailable,
 )
@@ -29,11 +32,13 @@ from shared.store import Store
 from tests import gemini_server as server
 from tests.conftest import eventually
 from tests.gemini_server import KEY, GeminiServer, jpeg
+from tests.picture_files import bomb_png
 from tests.redis_server import RedisServer
 from worker.answers import Answer, Answers, question_key
 from worker.budget import PixelBudget
 from worker.extraction import Extractor, Prepared
 from worker.images import decode
+from worker.pictures import PreparedSides
 
 ROOT = Path(__file__).parents[2]
 PHOTO = jpeg(120, 80)
@@ -271,8 +276,15 @@ class TestWhatComesBack:
 
     @pytest.mark.parametrize(
         ("answer", "limit_mp"),
-        [(b"not a picture", 64), (jpeg()[:400], 64), (jpeg(256, 256), 0.02)],
-        ids=["text", "truncated", "too many pixels"],
+        [
+            (b"not a picture", 64),
+            (jpeg()[:400], 64),
+            (jpeg(256, 256), 0.02),
+            (bomb_png(), 64),
+            (jpeg(1, 1), 64),
+            (jpeg(4000, 1), 64),
+        ],
+        ids=["text", "truncated", "too many pixels", "billions of pixels", "one pixel", "a line"],
     )
     def test_a_picture_that_cannot_be_used_is_an_error_and_is_not_kept(
         self, side: MakeSide, remote: GeminiServer, answer: bytes, limit_mp: float
@@ -284,6 +296,12 @@ class TestWhatComesBack:
         assert caught.value.code == "extraction_bad_answer"
         assert asked.report.tokens is not None, "it was paid for"
         assert not list((asked.storage.outputs_dir / ".extracted").glob("*.answer"))
+
+    def test_an_answer_of_an_odd_shape_goes_on(self, side: MakeSide, remote: GeminiServer) -> None:
+        remote.will(server.picture(jpeg(32, 4000)))
+        asked = side()
+        assert decode(asked.prepare().data, pixel_limit=10**8).width == 120
+        assert (asked.report.status, asked.report.redrawn) == ("extracted", True)
 
     def test_a_source_that_is_no_picture_is_not_sent(self, side: MakeSide, remote: GeminiServer) -> None:
         with pytest.raises(SourceNotAnImage):
@@ -312,6 +330,116 @@ class TestErrors:
         assert asked.report.warning is None
 
 
+class TestFaultsAfterTheAnswer:
+    """It was paid for: whatever goes wrong now, its cost is told, and EXTRACT_ON_ERROR decides about the side."""
+
+    @pytest.fixture
+    def broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object) -> None:
+            raise cv2.error("a fault of ours")
+
+        monkeypatch.setattr("worker.extraction.register", fail)
+
+    @pytest.mark.usefixtures("broken")
+    def test_an_answer_that_cannot_be_laid_over_the_original(self, side: MakeSide, remote: GeminiServer) -> None:
+        asked = side()
+        assert asked.prepare().data == PHOTO
+        report = asked.report
+        assert (report.status, report.reason, report.calls) == ("failed", "extraction_bad_answer", 1)
+        assert report.tokens is not None
+        assert report.tokens.total == 2440
+        assert report.original_url is None
+        assert not list(asked.storage.outputs_dir.glob("design_*")), "nothing that no reply names"
+        other = side(extract_on_error="fail")  # is not given what nothing could be made of
+        with pytest.raises(ExtractionError):
+            other.prepare()
+        assert len(remote.requests) == 2
+        assert other.report.tokens == report.tokens
+
+    def test_an_original_that_finds_no_place(self, side: MakeSide, remote: GeminiServer) -> None:
+        """Given the outputs folder takes no more files, though the job's own folder does."""
+        asked = side(extract_on_error="fail")
+        asked.storage.outputs_dir.mkdir(exist_ok=True)
+        # A folder in the way of the file; root may write where a mode forbids it.
+        (asked.storage.outputs_dir / f"design_7_{asked.job_id}_front_original.png" / "x").mkdir(parents=True)
+        with pytest.raises(OutputNotWritten):
+            asked.prepare()
+        report = asked.report
+        assert (report.status, report.reason, report.calls) == ("failed", "output_not_written", 1)
+        assert report.tokens is not None
+        with pytest.raises(OutputNotWritten):  # a second delivery fails alike
+            asked.prepare()
+        side().prepare()
+        assert len(remote.requests) == 1, "the answer is kept for others"
+
+    def test_an_answer_that_finds_no_place_is_used_all_the_same(self, side: MakeSide, remote: GeminiServer) -> None:
+        asked = side()
+
+        def fill_the_place_then_answer(handler: server.Handler, request: server.Asked) -> None:
+            (asked.storage.work_dir(asked.job_id) / "front-answer.bin" / "x").mkdir(parents=True)
+            server.picture()(handler, request)
+
+        remote.will(fill_the_place_then_answer)
+        assert asked.prepare().picture is not None
+        assert (asked.report.status, asked.report.calls) == ("extracted", 1)
+        assert len(remote.requests) == 1
+
+    def test_a_cache_that_takes_nothing_is_no_failure(
+        self, side: MakeSide, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OutputNotWritten("the disk is full")
+
+        monkeypatch.setattr(FolderStorage, "write_hidden", full)
+        asked = side()
+        asked.prepare()
+        assert asked.report.status == "extracted"
+
+    def test_a_volume_without_room_for_a_lock_costs_no_call(self, side: MakeSide, remote: GeminiServer) -> None:
+        asked = side()
+        asked.storage.outputs_dir.mkdir(exist_ok=True)
+        (asked.storage.outputs_dir / ".extracted").write_text("a file where the folder should be")
+        assert asked.prepare().data == PHOTO
+        assert asked.report.reason == "output_not_written"
+        assert remote.connections == 0
+
+
+class TestMemory:
+    """Decoding waits for room in the budget of pixels, and asks for it once only."""
+
+    def test_a_picture_is_not_looked_at_before_there_is_room(self, side: MakeSide, remote: GeminiServer) -> None:
+        asked = side({})
+        with ThreadPoolExecutor(1) as threads:
+            with asked.budget.hold(10**8):
+                prepared = threads.submit(asked.prepare)
+                eventually(lambda: len(asked.budget._queue) == 1)
+                assert not asked.job.extraction
+            assert prepared.result(30).picture is not None
+
+    @pytest.mark.parametrize("reply", [server.picture(), server.picture(jpeg()[:400]), server.words("No.")])
+    def test_no_step_asks_for_room_while_it_has_some(
+        self, settings: Settings, side: MakeSide, remote: GeminiServer, reply: server.Reply
+    ) -> None:
+        """Given a budget of a single pixel, in which nothing fits beside anything, then every way still ends."""
+        remote.will(reply)
+        asked = side()
+        budget = PixelBudget(1)
+        extractor = Extractor(asked.settings, asked.store, asked.storage, budget)
+        prepared = PreparedSides(asked.storage, budget, pixel_limit=10**8, cache_bytes=0)
+        job = asked.job
+
+        def every_step() -> None:
+            for data in (PHOTO, PHOTO, jpeg(90, 90)):
+                design = extractor.prepare(job, "front", data, lambda: None)
+                prepared.save(job.job_id, "front", design.data, design.picture)
+
+        thread = threading.Thread(target=every_step, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert not budget._queue
+
+
 def test_while_the_model_draws_the_memory_is_free_for_others(side: MakeSide, remote: GeminiServer) -> None:
     remote.will(server.held(server.picture()))
     asked = side()
@@ -331,6 +459,24 @@ def test_while_the_model_draws_the_memory_is_free_for_others(side: MakeSide, rem
 
 
 class TestPaidOnce:
+    def test_a_late_delivery_does_not_take_the_bill_from_the_record(self, side: MakeSide, remote: GeminiServer) -> None:
+        """Given the job has ended and its files were cleared away, when its message comes once more."""
+        asked = side()
+        first = asked.prepare()
+        before = asked.report
+        asked.storage.remove_work(asked.job_id)
+        assert asked.prepare().data == first.data
+        assert len(remote.requests) == 1
+        after = asked.report
+        assert (after.calls, after.tokens, after.cached) == (1, before.tokens, False)
+        assert asked.job.tokens == before.tokens
+
+    def test_a_call_that_was_lost_with_its_worker_is_counted(self, side: MakeSide) -> None:
+        asked = side()
+        (asked.storage.work_dir(asked.job_id) / "front-begun.txt").write_text("1")
+        asked.prepare()
+        assert asked.report.calls == 2
+
     def test_a_side_that_is_prepared_again_is_not_asked_again(self, side: MakeSide, remote: GeminiServer) -> None:
         asked = side()
         first = asked.prepare()

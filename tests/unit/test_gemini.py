@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
 from shared.errors import ExtractionBusy, ExtractionError, StoreUnavailable
+from shared.jobs import utc_now
 from shared.settings import Settings, load_settings
 from shared.store import Store
 from tests import gemini_server as server
@@ -114,9 +117,12 @@ def test_variables_meant_for_the_sdk_change_nothing(
         pytest.param(server.problem(400, "INVALID_ARGUMENT", "Unable to process input image"), "extraction_rejected",
             id="400"),
         pytest.param(server.problem(404, "NOT_FOUND", "models/x is not found"), "extraction_model_not_found", id="404"),
+        # The request was received: the answer that got lost may be on the bill, and a second one would be as well.
+        pytest.param(server.cut(), "extraction_unavailable", id="cut before the answer"),
+        pytest.param(server.cut(b'{"candid'), "extraction_unavailable", id="cut in the answer"),
     ],
 )  # fmt: skip
-def test_what_trying_again_cannot_help_is_asked_once_and_named(
+def test_what_trying_again_cannot_help_or_would_cost_again_is_asked_once_and_named(
     make: Make, remote: GeminiServer, reply: server.Reply, code: str
 ) -> None:
     remote.will(reply)
@@ -145,8 +151,6 @@ def test_what_the_model_says_instead_of_drawing_is_told(make: Make, remote: Gemi
         pytest.param(server.problem(500, "INTERNAL", "oops"), "extraction_unavailable", id="500"),
         pytest.param(server.problem(503, "UNAVAILABLE", "overloaded"), "extraction_unavailable", id="503"),
         pytest.param(server.raw(b"<html>bad gateway</html>", 502), "extraction_unavailable", id="502, no JSON"),
-        pytest.param(server.cut(), "extraction_unavailable", id="cut before the answer"),
-        pytest.param(server.cut(b'{"candid'), "extraction_unavailable", id="cut in the answer"),
     ],
 )
 class TestTryingAgain:
@@ -172,6 +176,35 @@ def test_the_pause_that_the_server_asks_for_is_kept(make: Make, remote: GeminiSe
     first, second, third = (asked.at for asked in remote.requests)
     assert second - first >= 0.6
     assert third - second >= 1
+
+
+@pytest.mark.parametrize(("delay", "header"), [("0.1s", "1"), ("1s", "0"), ("1s", "soon"), ("never", "1")])
+def test_of_two_pauses_that_are_asked_for_the_longer_one_is_kept(
+    make: Make, remote: GeminiServer, delay: str, header: str
+) -> None:
+    remote.will(server.quota(delay, Retry_After=header), server.picture())
+    ask(make())
+    first, second = (asked.at for asked in remote.requests)
+    assert second - first >= 1
+
+
+def test_a_pause_that_is_asked_for_as_a_date_is_kept(make: Make, remote: GeminiServer) -> None:
+    """Given a Retry-After that is a time an hour from now, then nothing is waited for: there are 90 s."""
+    later = format_datetime(utc_now() + timedelta(hours=1), usegmt=True)
+    remote.will(server.problem(503, "UNAVAILABLE", "closed", Retry_After=later))
+    assert error_of(make()).code == "extraction_unavailable"
+    assert len(remote.requests) == 1
+
+
+@pytest.mark.parametrize("delay", ["0s", "0.1s"])
+def test_a_short_pause_that_is_asked_for_is_no_reason_to_hammer(
+    make: Make, remote: GeminiServer, monkeypatch: pytest.MonkeyPatch, delay: str
+) -> None:
+    gemini = make()
+    monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.5)
+    remote.will(server.quota(delay, Retry_After="0"), server.picture())
+    ask(gemini)
+    assert remote.requests[1].at - remote.requests[0].at >= 0.5
 
 
 def test_a_pause_beyond_the_time_limit_is_not_waited_for(make: Make, remote: GeminiServer) -> None:
@@ -221,8 +254,11 @@ def test_an_endless_body_is_left_at_the_limit(
     assert remote.sent_bytes < 100_000_000  # what sockets buffer; not all of it
 
 
-def test_nobody_there_is_unavailable(make: Make) -> None:
-    assert error_of(make(gemini_base_url="http://127.0.0.1:1", gemini_tries=2)).code == "extraction_unavailable"
+def test_nobody_there_is_asked_again_because_nothing_was_sent(make: Make) -> None:
+    usage = Usage()
+    error = error_of(make(gemini_base_url="http://127.0.0.1:1", gemini_tries=2), usage)
+    assert error.code == "extraction_unavailable"
+    assert usage.calls == 2
 
 
 def test_calls_at_once_are_limited(make: Make, remote: GeminiServer) -> None:

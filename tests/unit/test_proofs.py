@@ -233,9 +233,20 @@ class TestContactSheets:
         reason = "the models differ in so many places that " * 4
         opinion = {"needs_review": True, "review_reason": reason, "pairs": []}
         short = contact_sheet({"front": row})
-        long = contact_sheet({"front": SheetRow(row.original, row.cutouts, opinion)})
+        long = contact_sheet({"front": SheetRow(row.prepared, row.cutouts, opinion)})
         assert long.shape[1] > short.shape[1]
         assert (long[:, -8:] == 255).all()
+
+    def test_an_extracted_design_stands_beside_its_original(self) -> None:
+        green, blue = np.full((150, 120, 3), (10, 140, 40), np.uint8), np.full((150, 120, 3), (20, 40, 160), np.uint8)
+        cutouts = {"a": self.cutout(), "b": self.cutout()}
+        plain = contact_sheet({"front": SheetRow(blue, cutouts)})
+        sheet = contact_sheet({"front": SheetRow(blue, cutouts, original=green)})
+        is_green, is_blue = ((sheet == colour).all(axis=-1) for colour in ((10, 140, 40), (20, 40, 160)))
+        assert is_green.sum() == is_blue.sum() == 150 * 120
+        assert np.nonzero(is_green)[1].max() < np.nonzero(is_blue)[1].min(), "the original is the left one"
+        assert sheet.shape[1] > plain.shape[1]
+        assert sheet.shape[0] == plain.shape[0]
 
     def test_a_sheet_without_sides_is_refused(self) -> None:
         with pytest.raises(ValueError, match="at least one side"):

@@ -1,5 +1,8 @@
 """The two checks around an extraction: which pictures are photographs of prints, which answers are redrawn."""
 
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,6 +90,25 @@ class TestRegister:
         assert (found.score, found.placed, found.redrawn) == (0.0, False, True)
         assert found.rgb.shape == (50, 90, 3)
         assert found.rgb.min() == 255
+
+    def test_an_answer_far_larger_than_its_place_is_shrunk_evenly_and_cheaply(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Given 2048 px for a place of 64: a blur as wide as that takes minutes, single samples show lines."""
+        widths: list[float] = []
+        blur = cv2.GaussianBlur
+
+        def watched(picture: Any, size: Any, sigma: float) -> Any:
+            widths.append(sigma)
+            return blur(picture, size, sigma)
+
+        monkeypatch.setattr(cv2, "GaussianBlur", watched)
+        fine = np.full((2048, 2048, 3), 255, np.uint8)
+        fine[::2] = 55  # stripes that only an average shows rightly
+        found = register(fine, np.full((64, 64, 3), 120, np.uint8))
+        assert np.abs(found.rgb[4:-4, 4:-4].astype(int) - 155).max() <= 12
+        assert widths
+        assert max(widths) < 4
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (2, 3), (2000, 30)])
     def test_pictures_of_any_shape_are_laid_over_each_other(self, shape: tuple[int, int]) -> None:

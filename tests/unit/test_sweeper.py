@@ -154,3 +154,18 @@ def running(sweeper: Sweeper) -> Iterator[Sweeper]:
 def test_a_running_sweeper_ends_a_job_that_nobody_asks_for(store: Store, storage: FolderStorage) -> None:
     job = make_job(store, storage, 0.2)
     eventually(lambda: store.get(job.job_id).status == JobStatus.EXPIRED)
+
+
+def test_answers_of_gemini_go_when_they_are_old_though_no_new_one_comes(
+    settings: Settings, store: Store, storage: FolderStorage
+) -> None:
+    folder = storage.outputs_dir / ".extracted"
+    storage.write_hidden(".extracted", f"{'a' * 64}.answer", b"{}\nold")
+    storage.write_hidden(".extracted", f"{'b' * 64}.answer", b"{}\nyoung")
+    for name in (".half.part", ".writing.part"):
+        (folder / name).touch()
+    age(folder / f"{'a' * 64}.answer", 2 * HOUR + 60)
+    age(folder / ".half.part", 2 * HOUR)
+    sweeper = Sweeper(settings.model_copy(update={"extract_cache_ttl_s": 2 * HOUR}), store, storage)
+    sweeper.remove_old_files()
+    assert sorted(path.name for path in folder.iterdir()) == [".writing.part", f"{'b' * 64}.answer"]

@@ -86,10 +86,12 @@ def _shrink(rgb: Pixels, long_side: int = _LONG_SIDE) -> tuple[Pixels, float]:
 
 
 def _warp(rgb: Pixels, matrix: Matrix, size: tuple[int, int], ground: Colour) -> Pixels:
-    shrinks = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2])))) < 0.6
-    if shrinks:  # warpAffine samples single pixels: without this, fine lines would break up
-        blur = 0.35 / float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), blur), np.uint8)
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    if scale < 0.25:  # far too large for its place: most of the way by area, or the blur below would take minutes
+        rgb, shrunk = _shrink(rgb, max(1, round(max(rgb.shape[:2]) * scale * 2)))
+        matrix, scale = np.asarray(matrix @ np.diag([1 / shrunk, 1 / shrunk, 1.0]), np.float64), scale / shrunk
+    if scale < 0.6:  # warpAffine samples single pixels: without this, fine lines would break up
+        rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), 0.35 / scale), np.uint8)
     warped = cv2.warpAffine(
         rgb, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT, borderValue=ground
     )

@@ -22,16 +22,18 @@ class SheetRow:
     """One side of a contact sheet.
 
     Attributes:
-        original: (H, W, 3) RGB or (H, W, 4) RGBA uint8 of any size.
+        prepared: what went through the models, (H, W, 3) RGB or (H, W, 4) RGBA uint8 of any size.
         cutouts: model name -> (H, W, 4) uint8 straight RGBA of any size; failed cells are left out.
         opinion: what `second_opinion` says of them; marks the recommended model and boxes what is disputed.
         levels: model name -> level of its preflight.
+        original: the side as it came, when `prepared` is the design that was extracted from it; shown beside it.
     """
 
-    original: Pixels
+    prepared: Pixels
     cutouts: Mapping[str, Pixels]
     opinion: OpinionJson | Mapping[str, Any] | None = None
     levels: Mapping[str, str] = field(default_factory=dict)
+    original: Pixels | None = None
 
 
 def contact_sheet(rows: Mapping[str, SheetRow]) -> Pixels:
@@ -41,7 +43,8 @@ def contact_sheet(rows: Mapping[str, SheetRow]) -> Pixels:
         rows: side -> its pictures, at least one side.
     Returns:
         (H, W, 3) uint8 RGB. A block per side: a line of words (agreement, review), then a row of tiles per model. Where
-        the models disagree, the original is boxed in red.
+        the models disagree, what they were given is boxed in red. An extracted design stands left of its cutouts, and
+        left of it its original.
     """
     if not rows:
         raise ValueError("a contact sheet needs at least one side")
@@ -57,17 +60,18 @@ def contact_sheet(rows: Mapping[str, SheetRow]) -> Pixels:
 
 def _block(side: str, row: SheetRow) -> Image.Image:
     """One side of the sheet."""
-    original = row.original
-    if original.ndim == 2 or original.shape[2] != 4:
-        original = np.dstack((original, np.full(original.shape[:2], 255, np.uint8)))
-    base = proof(original, "#808080", _TILE)
+    given = {"original": _tile(row.prepared)}
+    if row.original is not None:
+        given = {"original": _tile(row.original), "extracted design": _tile(row.prepared)}
+    last = next(reversed(given))
+    given[last] = _with_disputes(given[last], row.opinion)
     tiles = {model: shrink(cutout, _TILE) for model, cutout in row.cutouts.items()}
-    sizes = [base.shape[:2], *(tile.shape[:2] for tile in tiles.values())]
+    sizes = [tile.shape[:2] for tile in (*given.values(), *tiles.values())]
     tile_h, tile_w = (max(size[axis] for size in sizes) for axis in (0, 1))
     font, bold = ImageFont.load_default(15), ImageFont.load_default(19)
     heads = [_width([(model, _INK), *_marks(model, row)], font) for model in tiles]
     tile_w = max(tile_w, _TILE // 2, *heads)  # room for the words above it
-    columns = 1 + len(BACKGROUNDS)
+    columns = len(given) + len(BACKGROUNDS)
     line_h = _LINE + tile_h + _GAP
     height = _GAP + _LINE + max(1, len(tiles)) * line_h
     words, colour = _verdict(row)
@@ -80,20 +84,29 @@ def _block(side: str, row: SheetRow) -> Image.Image:
     draw.text((verdict_x, _GAP + 3), words, fill=colour, font=font)
 
     top = _GAP + _LINE
-    draw.text((_GAP, top + 4), "original", fill=_QUIET, font=font)
-    _paste(block, _with_disputes(base, row.opinion), _GAP, top + _LINE)
+    for column, (name, tile) in enumerate(given.items()):
+        x = _GAP + column * (tile_w + _GAP)
+        draw.text((x, top + 4), name, fill=_QUIET, font=font)
+        _paste(block, tile, x, top + _LINE)
     for model, tile in tiles.items():
-        for column, background in enumerate(BACKGROUNDS, start=1):
+        for column, background in enumerate(BACKGROUNDS, start=len(given)):
             x = _GAP + column * (tile_w + _GAP)
             _paste(block, proof(tile, background, _TILE), x, top + _LINE)
-            if column > 1:
+            if column > len(given):
                 draw.text((x, top + 4), background, fill=_QUIET, font=font)
-        x = _GAP + tile_w + _GAP
+        x = _GAP + len(given) * (tile_w + _GAP)
         for text, ink in [(model, _INK), *_marks(model, row)]:
             draw.text((x, top + 4), text, fill=ink, font=font)
             x += round(font.getlength(text)) + _SPACE
         top += line_h
     return block
+
+
+def _tile(pixels: Pixels) -> Pixels:
+    """A picture at the size of a tile, what is transparent on grey."""
+    if pixels.ndim == 2 or pixels.shape[2] != 4:
+        pixels = np.dstack((pixels, np.full(pixels.shape[:2], 255, np.uint8)))
+    return proof(pixels, "#808080", _TILE)
 
 
 def _width(words: list[tuple[str, str]], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
