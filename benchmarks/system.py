@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ def form(client_id: str, sides: dict[str, bytes]) -> bytes:
 class Client(threading.Thread):
     """Sends one job after the other over one connection, each when the last has been answered."""
 
-    def __init__(self, base_url: str, bodies: list[bytes], timeout_s: float = 120) -> None:
+    def __init__(self, base_url: str, bodies: Iterable[bytes], timeout_s: float = 120) -> None:
         super().__init__(daemon=True)
         address = urlsplit(base_url)
         self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=timeout_s)
