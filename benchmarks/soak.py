@@ -108,7 +108,7 @@ def run(
     """
     pictures = [picture(size, seed) for seed, size in enumerate(sizes)]
     shares = np.array(list(sizes.values()), float)
-    choice = np.random.default_rng(0).choice(len(pictures), size=jobs, p=shares / shares.sum())
+    choice = np.random.default_rng(0).choice(len(pictures), size=jobs, p=shares / shares.sum()).tolist()
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             **os.environ,

@@ -169,7 +169,7 @@ def job_data(job: Job) -> dict[str, Any]:
     data = job.model_dump(
         mode="json",
         include={"job_id", "id", "status", "created_at", "started_at", "completed_at", "deadline", "retry_of"}
-        | {"cells", "extraction", "result", "error"},
+        | {"outputs_removed_at", "cells", "extraction", "result", "error"},
     )
     done = sum(cell.status in FINAL_CELLS for cell in job.cells.values())
     tokens = None if job.tokens is None else job.tokens.model_dump(mode="json")

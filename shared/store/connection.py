@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from shared.errors import StoreUnavailable
@@ -37,4 +37,16 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as exc:
-        raise StoreUnavailable("Redis does not answer; check that it runs and that REDIS_URL is right") from exc
+        raise unavailable(exc) from exc
+
+
+def unavailable(exc: BaseException) -> StoreUnavailable:
+    """What an error of Redis, or of a library on top of it, means for whoever needs it."""
+    # Inside a script it is an error like any other, with these words in it.
+    if isinstance(exc, OutOfMemoryError) or "OOM command not allowed" in str(exc):
+        return memory_full()
+    return StoreUnavailable("Redis does not answer; check that it runs and that REDIS_URL is right")
+
+
+def memory_full() -> StoreUnavailable:
+    return StoreUnavailable("Redis is at its memory limit (maxmemory); records that expire make room, or raise it")
