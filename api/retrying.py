@@ -16,6 +16,7 @@ from api.service import Service
 from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired
 from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job
 from shared.store import Claim
+from shared.store.counters import RETRIES
 from shared.takeover import take_over
 
 
@@ -45,7 +46,9 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[J
         job = None
         try:
             new = _new_job(service, old, job_id, frozenset(again), terms)
-            job = new if enqueue(service, new, claim) else None
+            if enqueue(service, new, claim):
+                job = new
+                service.store.counters.add(RETRIES, "job")
             return job
         finally:
             if job is None:

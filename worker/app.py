@@ -27,7 +27,8 @@ from worker.consumer import TolerantConsumer, TolerantTransport
 from worker.device import DeviceQueue, batch_limits
 from worker.engine import Engine, configure_torch, pick_device
 from worker.heartbeat import Heartbeat
-from worker.memory import memory_report
+from worker.memory import MemoryTrimmer, memory_report
+from worker.metering import count_deliveries
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
 from worker.sweeper import Sweeper
@@ -176,7 +177,7 @@ def run_worker(
     storage = FolderStorage(settings.outputs_dir, settings.base_url)
     check_outputs_folder(storage)
     wait_for_redis(store)
-    with Heartbeat(store, settings) as heartbeat, Sweeper(settings, store, storage):
+    with Heartbeat(store, settings) as heartbeat, Sweeper(settings, store, storage), MemoryTrimmer():
         engines = load(settings, heartbeat)
         log.info("All models initialized successfully", models=sorted(engines))
         device = next(iter(engines.values())).device
@@ -187,6 +188,7 @@ def run_worker(
         app = make_worker_app(settings)
         register_tasks(app, Pipeline(settings, store, storage, engines, queue))
         register_webhook_task(app, WebhookSender(settings, store))
+        count_deliveries(app, store.counters)
         try:
             returned = give_back_unacknowledged(app)
         except (OperationalError, RedisError) as exc:

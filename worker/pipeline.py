@@ -235,6 +235,9 @@ class Pipeline:
         if self._store.record_cell(job.job_id, name, record):
             if record.status == CellStatus.SUCCEEDED and not record.cached:
                 self._cache.keep(job, side, model, record)
+            elif record.status == CellStatus.FAILED:
+                # Some of its files may have been written before the one that failed.
+                self._storage.remove_outputs(job.job_id, cell=name)
             return
         now = self._store.get(job.job_id)
         if now.is_final and now.cells[name].status != CellStatus.SUCCEEDED:

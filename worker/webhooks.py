@@ -26,6 +26,7 @@ from shared.logs import bind_context
 from shared.settings import Settings
 from shared.signing import OutputUrls
 from shared.store import Deliveries, Delivery, Store
+from shared.store.counters import RETRIES
 from shared.store.deliveries import Attempt, now_ms, webhook_of
 from shared.urls import shown_url
 from worker.backoff import next_delay_s, parse_retry_after
@@ -96,6 +97,8 @@ class WebhookSender:
             begun, started = utc_now(), time.perf_counter()
             outcome = self._post(options.url, host, self._body(job, delivery), delivery.id, begun)
         seconds = round(time.perf_counter() - started, 3)
+        if delivery.attempts:
+            self._store.counters.add(RETRIES, "webhook")
         delivery.attempts.append(
             Attempt(at=begun.isoformat(), status=outcome.status, seconds=seconds, error=outcome.error)
         )

@@ -26,6 +26,7 @@ that a job's outputs were removed; a worker's report lives 15 s and is renewed b
 
 from shared.store.cells import KeptCell
 from shared.store.claims import Claim
+from shared.store.counters import Counters
 from shared.store.deliveries import Deliveries, Delivery, WebhookReport
 from shared.store.events import Event
 from shared.store.index import Page
@@ -38,6 +39,7 @@ __all__ = [
     "EXTRACTION_MARK",
     "WORKER_TTL_S",
     "Claim",
+    "Counters",
     "Deliveries",
     "Delivery",
     "Event",
