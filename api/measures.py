@@ -10,23 +10,58 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from api.errors import error_classes
 from api.health import read_health
 from api.schemas import HealthReport, WorkerMemory
 from api.service import Service
 from shared.errors import StoreUnavailable
-from shared.messages import CELL_QUEUE, QUEUE, WEBHOOK_QUEUE
+from shared.jobs import FINAL
+from shared.messages import ASSEMBLE, CELL, CELL_QUEUE, FAIL, PLAN, QUEUE, WEBHOOK, WEBHOOK_QUEUE
 from shared.store import counters
 
-#: Name in Redis -> (metric, what it counts, label).
-_COUNTERS = {
-    counters.DELIVERIES: ("cutout_deliveries", "Tasks given to workers, again or for the first time", "task"),
-    counters.REDELIVERIES: ("cutout_redeliveries", "Tasks given to a worker that had been given to one before", "task"),
-    counters.RETRIES: ("cutout_retries", "Tries after the first: of webhooks, extractions, jobs", "kind"),
-    counters.CELL_FAILURES: ("cutout_cell_failures", "Cells that failed, by error code", "code"),
-    counters.JOBS_ENDED: ("cutout_jobs_ended", "Jobs that ended, by their final status", "status"),
-    counters.REMOVED_JOBS: ("cutout_outputs_removed_jobs", "Jobs whose outputs the sweep removed", "reason"),
-    counters.REMOVED_BYTES: ("cutout_outputs_removed_bytes", "Bytes of outputs that the sweep removed", "reason"),
-    counters.ABANDONED: ("cutout_abandoned_removed", "What killed processes left and the sweep removed", "kind"),
+_TASKS = (PLAN, CELL, ASSEMBLE, FAIL, WEBHOOK)
+_CODES = tuple(sorted(error_classes()))
+#: Name in Redis -> (metric, what it counts, label, its values). Each value is shown from the start, as 0: a counter
+#: that first appears at 1 has, for Prometheus, not increased.
+_COUNTERS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    counters.DELIVERIES: ("cutout_deliveries", "Tasks given to workers, again or for the first time", "task", _TASKS),
+    counters.REDELIVERIES: (
+        "cutout_redeliveries",
+        "Tasks given to a worker that had been given to one before",
+        "task",
+        _TASKS,
+    ),
+    counters.RETRIES: (
+        "cutout_retries",
+        "Tries after the first: of webhooks, extractions, jobs",
+        "kind",
+        ("webhook", "extraction", "job"),
+    ),
+    counters.CELL_FAILURES: ("cutout_cell_failures", "Cells that failed, by error code", "code", _CODES),
+    counters.JOBS_ENDED: (
+        "cutout_jobs_ended",
+        "Jobs that ended, by their final status",
+        "status",
+        tuple(sorted(FINAL)),
+    ),
+    counters.REMOVED_JOBS: (
+        "cutout_outputs_removed_jobs",
+        "Jobs whose outputs the sweep removed",
+        "reason",
+        ("age", "size"),
+    ),
+    counters.REMOVED_BYTES: (
+        "cutout_outputs_removed_bytes",
+        "Bytes of outputs that the sweep removed",
+        "reason",
+        ("age", "size"),
+    ),
+    counters.ABANDONED: (
+        "cutout_abandoned_removed",
+        "What killed processes left and the sweep removed",
+        "kind",
+        ("part", "work"),
+    ),
 }
 _QUEUES = (QUEUE, CELL_QUEUE, WEBHOOK_QUEUE)
 _WORKER_STATES = ("loading", "ready", "draining", "failed")
@@ -65,10 +100,10 @@ class Measures(Collector):
         yield _gauge("cutout_redis_memory_bytes", "Memory that Redis uses", memory.used)
         yield _gauge("cutout_redis_memory_limit_bytes", "Its maxmemory; 0: no limit", memory.limit)
         found = store.counters.read()
-        for name, (metric, text, label) in _COUNTERS.items():
+        for name, (metric, text, label, values) in _COUNTERS.items():
             family = CounterMetricFamily(metric, text, labels=[label])
-            for value, count in sorted(found.get(name, {}).items()):
-                family.add_metric([value], count)
+            for value in values:
+                family.add_metric([value], found.get(name, {}).get(value, 0.0))
             yield family
         for name, metric, text in (
             (counters.OUTPUT_BYTES, "cutout_outputs_bytes", "Bytes of outputs at the latest sweep"),

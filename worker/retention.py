@@ -89,8 +89,9 @@ class _Folder:
         return self._names.total()
 
     def job_ids(self) -> list[str]:
-        """Those first whose outputs have not been used for the longest time."""
-        return sorted(self._jobs, key=self.used_at)
+        """Those first whose outputs have not been used for the longest time; of equals, who had files before."""
+        made_at = {job_id: min(file.used_at for file in files) for job_id, files in self._jobs.items()}
+        return sorted(self._jobs, key=lambda job_id: (self.used_at(job_id), made_at[job_id]))
 
     def used_at(self, job_id: str) -> float:
         return max(file.used_at for file in self._jobs[job_id])
