@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from shared.errors import StoreUnavailable
@@ -14,6 +14,9 @@ from shared.settings import Settings
 
 #: Longest wait for one answer (s).
 SOCKET_TIMEOUT_S = 5.0
+
+#: Redis answered, and with an error: a command that this user may not send, for example.
+Refused = ResponseError
 
 
 def connect(settings: Settings, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> Any:

@@ -9,9 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import ResponseError
-
-from shared.store.connection import memory_full, translated
+from shared.store.connection import Refused, memory_full, translated
 
 #: Share of maxmemory from which no new job is accepted.
 RESERVE_FROM = 0.9
@@ -41,7 +39,7 @@ class RedisMemory:
         with translated():
             try:
                 info = self._redis.info("memory")
-            except ResponseError:
+            except Refused:
                 return Memory(0, 0)
         return Memory(int(info["used_memory"]), int(info.get("maxmemory", 0)))
 

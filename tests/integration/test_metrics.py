@@ -190,12 +190,13 @@ def test_every_rule_says_how_bad_it_is_and_what_to_do() -> None:
     assert all(code in failures for code in codes), "what only the client can mend alarms nobody"
 
 
-def test_prometheus_itself_accepts_the_rules() -> None:
+def test_prometheus_itself_accepts_the_rules_and_each_fires_when_it_should() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool here (Debian: prometheus)")
-    done = subprocess.run([promtool, "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for command in (["check", "rules", str(RULES)], ["test", "rules", str(ROOT / "tests/data/alerts_test.yml")]):
+        done = subprocess.run([promtool, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_without_redis_the_page_still_comes_and_says_so(tmp_path: Path) -> None:
