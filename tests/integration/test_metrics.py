@@ -18,7 +18,7 @@ from tests.conftest import eventually
 from tests.hostile.stack import Stack
 from tests.integration.test_api_server import Server
 from tests.integration.test_worker import picture
-from tests.processes import wait_for
+from tests.processes import Process, wait_for
 from tests.receiver import SECRET, Receiver
 from tests.redis_server import RedisServer, free_port
 
@@ -48,9 +48,11 @@ class Watched:
         form = {"id": "1", "options": json.dumps({"models": ["rmbg"], **(options or {})})}
         return self.stack.post(data=form, files={"front": ("a.png", picture(seed))}, **request)
 
-    def lines(self, text: str) -> list[dict[str, Any]]:
-        """The log's events."""
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    def lines(self, process: Process, request_id: str) -> list[dict[str, Any]]:
+        """A request's events in the log of a process."""
+        whole = process.log.rpartition("\n")[0].splitlines()
+        found = [json.loads(line) for line in whole if line.startswith("{")]
+        return [line for line in found if line.get("request_id") == request_id]
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +153,13 @@ def test_what_the_sweep_removes_is_counted_and_gone_for_the_client(watched: Watc
 def test_one_request_is_found_by_its_id_in_the_logs_of_both_processes(watched: Watched) -> None:
     reply = watched.send(7, headers={"X-Request-ID": "order-8812"})
     job_id = reply.json()["job_id"]
-    stack = watched.stack
-    wait_for("the end", lambda: '"job_done"' in stack.worker.log and "order-8812" in stack.worker.log)
-    for log, events in (
-        (stack.api.log, {"job_accepted", "request_done"}),
-        (stack.worker.log, {"cell_done", "job_done"}),
+    for process, events in (
+        (watched.stack.api, {"job_accepted", "request_done"}),
+        (watched.stack.worker, {"cell_done", "job_done"}),
     ):
-        mine = [line for line in watched.lines(log) if line.get("request_id") == "order-8812"]
-        assert {line["event"] for line in mine} >= events
-        assert {line["job_id"] for line in mine if "job_id" in line} == {job_id}
+        # The reply may be there before the worker has written its last line.
+        eventually(lambda: {line["event"] for line in watched.lines(process, "order-8812")} >= events)  # noqa: B023
+        assert {line["job_id"] for line in watched.lines(process, "order-8812") if "job_id" in line} == {job_id}
 
 
 def rules() -> list[dict[str, Any]]:
