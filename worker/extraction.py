@@ -17,7 +17,6 @@ from shared.jobs import ExtractionReport, Job
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import EXTRACTION_MARK, Store
-from shared.store.counters import RETRIES
 from worker.answers import Answer
 from worker.asking import Asker, Question
 from worker.budget import PixelBudget
@@ -131,8 +130,6 @@ class Extractor:
                 answer, is_cached = self._asker.answer(question, usage, raise_if_ended)
             except ExtractionError as exc:
                 return self._fail(job, side, data, exc, usage, time.monotonic() - started)
-            finally:
-                self._store.counters.add(RETRIES, "extraction", max(0, usage.calls - 1))
         prepared, registered = self._finish(question, data, answer)
         report = ExtractionReport(
             status="extracted",

@@ -167,11 +167,14 @@ def test_a_full_disk_costs_the_cells_that_cannot_be_written_and_room_heals_every
     assert held.send(40, "front").json()["status"] == "succeeded"
 
 
-def test_a_disk_that_is_full_when_a_side_is_prepared_fails_it_with_the_reason(start: Any, disk: Path) -> None:
-    """Given an upload that just fits, then its prepared copy does not."""
+def test_a_disk_that_fills_up_in_the_middle_of_a_step_leaves_nothing_of_it(start: Any, disk: Path) -> None:
+    """Given an upload that just fits, then its prepared copy does not; nor does a print whose cutout still did."""
     held = start(disk / "outputs", TMPDIR=str(disk))
     held.hold("rmbg")
-    held.begin(60, "front")  # its folders are there
+    options = '{"models": ["rmbg"], "print": {"canvas": "700x700"}}'
+    job_id = held.stack.post(
+        data={"id": "1", "options": options}, files={"front": noise(60)}, headers={"Prefer": "respond-async"}
+    ).json()["job_id"]
     wait_for("a forward pass", (held.gate / "entered-rmbg").exists)
     ballast = fill(disk)
     os.truncate(ballast, ballast.stat().st_size - 1_200_000)  # one picture, not two
@@ -182,7 +185,12 @@ def test_a_disk_that_is_full_when_a_side_is_prepared_fails_it_with_the_reason(st
     assert (uri_free.status_code, body["code"]) == (500, "output_not_written"), body
     assert "front.prepared could not be written: the disk is full" in body["detail"]
     assert not list((disk / "outputs").rglob("*.part"))
+    requests.delete(f"{held.stack.url}/jobs/{body['job_id']}", timeout=10)
     held.release("rmbg")
+    job = held.end(job_id)
+    assert codes(job) == {"front_rmbg": "output_not_written"}
+    assert "rmbg_print.png could not be written" in str((job.cells["front_rmbg"].error or {})["detail"])
+    wait_for("its cutout to go too", lambda: not list((disk / "outputs").glob("design_*")))
 
 
 def _data_uri(data: bytes) -> str:
