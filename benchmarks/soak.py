@@ -24,7 +24,7 @@ import psutil
 import redis
 
 from benchmarks.report import arguments_of, lines, table, write_json
-from benchmarks.system import ROOT, Client, InstantStack, form, picture
+from benchmarks.system import ROOT, Client, InstantStack, form, picture, run_all
 from shared.local.redis_server import free_port
 
 #: Sides of the pictures (px) and how many of a hundred jobs have each. Mostly small, or the run would take hours.
@@ -127,12 +127,7 @@ def run(
             measure = Measure(stack, clients)
             sampler = Sampler(measure)
             sampler.start()
-            for client in clients:
-                client.start()
-            for client in clients:
-                client.join()
-                if client.error is not None:
-                    raise client.error
+            run_all(clients)
             time.sleep(quiet_s)
             return sampler.stop(), measure.keys_by_kind()
 

@@ -80,6 +80,13 @@ class Held:
         assert reply.status_code == 202, reply.text
         return str(reply.json()["job_id"])
 
+    def begin_held(self, seed: int) -> str:
+        """A job whose first cell is on the device until `rmbg` is released."""
+        self.hold("rmbg")
+        job_id = self.begin(seed, "front")
+        wait_for("a forward pass", (self.gate / "entered-rmbg").exists)
+        return job_id
+
     def end(self, job_id: str) -> Job:
         job = self.stack.store.wait_final(job_id, 60)
         assert job.is_final, self.stack.logs[-6000:]
@@ -201,9 +208,7 @@ def test_a_redis_at_its_memory_limit_refuses_new_jobs_and_the_running_ones_end_w
     start: Any, tmp_path: Path, redis_of_our_own: RedisServer
 ) -> None:
     held = start(tmp_path / "outputs")
-    held.hold("rmbg")
-    running = held.begin(80, "front")
-    wait_for("a forward pass", (held.gate / "entered-rmbg").exists)
+    running = held.begin_held(80)
     with redis.Redis(port=redis_of_our_own.port) as server:
         server.config_set("maxmemory-policy", "noeviction")
         server.config_set("maxmemory", 1_000_000)  # it holds more already
@@ -234,9 +239,7 @@ def test_jobs_are_refused_while_running_ones_still_have_room(
 ) -> None:
     """Given a Redis that is 95 % full, then no job is accepted, and those that run end without waiting."""
     held = start(tmp_path / "outputs")
-    held.hold("rmbg")
-    running = held.begin(100, "front")
-    wait_for("a forward pass", (held.gate / "entered-rmbg").exists)
+    running = held.begin_held(100)
     with redis.Redis(port=redis_of_our_own.port) as server:
         later = {"Prefer": "respond-async"}
         for number in range(200):  # in small pieces, or the buffer of the request would count as well
