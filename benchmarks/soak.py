@@ -8,6 +8,7 @@ without the result cache, so every job is computed. The baseline is the same run
 much at the end as after the warm-up.
 """
 
+import math
 import os
 import re
 import sys
@@ -136,7 +137,7 @@ def between(samples: Sequence[Sample], what: str, first: float, last: float) -> 
     """The median of a quantity between two shares (0..1) of the jobs."""
     jobs = max(sample["jobs"] for sample in samples)
     chosen = [sample[what] for sample in samples if first * jobs <= sample["jobs"] <= last * jobs]
-    return median(chosen)
+    return median(chosen or [math.nan])  # a short run may have no sample in between
 
 
 def main() -> int:

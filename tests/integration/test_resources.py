@@ -85,6 +85,7 @@ class Held:
         self.hold("rmbg")
         job_id = self.begin(seed, "front")
         wait_for("a forward pass", (self.gate / "entered-rmbg").exists)
+        wait_for("all cells to be sent", lambda: self.stack.store.get_mark(job_id, "canvas") == "submitted")
         return job_id
 
     def end(self, job_id: str) -> Job:
