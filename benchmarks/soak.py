@@ -136,7 +136,8 @@ def run(
 def between(samples: Sequence[Sample], what: str, first: float, last: float) -> float:
     """The median of a quantity between two shares (0..1) of the jobs."""
     jobs = max(sample["jobs"] for sample in samples)
-    chosen = [sample[what] for sample in samples if first * jobs <= sample["jobs"] <= last * jobs]
+    busy = [sample for sample in samples if sample["jobs"] < jobs]  # what comes after the last job is another matter
+    chosen = [sample[what] for sample in busy if first * jobs <= sample["jobs"] <= last * jobs]
     return median(chosen or [math.nan])  # a short run may have no sample in between
 
 
