@@ -12,9 +12,10 @@ from typing import Any
 import structlog
 from celery.worker.consumer import Consumer
 from kombu.transport import redis
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import ResponseError
 
-from worker.broker import SharedClientChannel
+from shared.store.connection import is_memory_full
+from worker.broker import ScriptedQoS, SharedClientChannel
 
 log = structlog.get_logger(__name__)
 
@@ -40,15 +41,17 @@ class TolerantConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
         return on_task_received
 
 
-class _PatientQoS(redis.QoS):
+class _PatientQoS(ScriptedQoS):
     """Keeps a message that was taken until Redis has room to note that: it is nowhere else by then."""
 
     def append(self, message: Any, delivery_tag: Any) -> None:
         while True:
             try:
-                super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+                super().append(message, delivery_tag)
                 return
-            except OutOfMemoryError:
+            except ResponseError as exc:
+                if not is_memory_full(exc):
+                    raise
                 log.warning("redis_full", retry_s=_FULL_PAUSE_S)
                 time.sleep(_FULL_PAUSE_S)
 

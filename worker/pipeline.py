@@ -7,7 +7,7 @@ state win. No step raises for a fault of one picture; it records the error where
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 
@@ -147,7 +147,11 @@ class Pipeline:
             return []
         first, *others = sides
         running = [self._threads.submit(self._prepare_side, job, side) for side in others]
-        return [self._prepare_side(job, first), *(task.result() for task in running)]
+        try:
+            outcome = self._prepare_side(job, first)
+        finally:
+            wait(running)  # none goes on behind the back of a step that is done again
+        return [outcome, *(task.result() for task in running)]
 
     def _prepare_side(self, job: Job, side: str) -> tuple[AppError | None, float]:
         started = time.perf_counter()

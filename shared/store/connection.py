@@ -45,10 +45,15 @@ def translated() -> Iterator[None]:
 
 def unavailable(exc: BaseException) -> StoreUnavailable:
     """What an error of Redis, or of a library on top of it, means for whoever needs it."""
-    # Inside a script it is an error like any other, with these words in it.
-    if isinstance(exc, OutOfMemoryError) or "OOM command not allowed" in str(exc):
+    if is_memory_full(exc):
         return memory_full()
     return StoreUnavailable("Redis does not answer; check that it runs and that REDIS_URL is right")
+
+
+def is_memory_full(exc: BaseException) -> bool:
+    """Whether Redis refused a command because it is at its memory limit."""
+    # Inside a script it is an error like any other, with these words in it.
+    return isinstance(exc, OutOfMemoryError) or "OOM command not allowed" in str(exc)
 
 
 def memory_full() -> StoreUnavailable:
