@@ -10,6 +10,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.access import register_access
 from api.errors import register_error_handlers
+from api.measures import Measures
 from api.routes import events, health, jobs, outputs, pages, process
 from api.service import Service
 from shared.settings import Settings, load_settings
@@ -35,6 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.upload_limit_bytes
     app.config["MAX_FORM_PARTS"] = 16
     app.extensions["service"] = service = Service.from_settings(settings)
+    service.metrics.registry.register(Measures(service))
     for module in (process, jobs, events, outputs, health, pages):
         app.register_blueprint(module.routes)
     register_error_handlers(app)

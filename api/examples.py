@@ -137,6 +137,7 @@ def _summary(status: JobStatus) -> dict[str, Any]:
         "started_at": None if is_queued else _BEGUN + timedelta(seconds=0.02),
         "completed_at": _BEGUN + timedelta(seconds=1.2) if is_ended else None,
         "deadline": _BEGUN + timedelta(seconds=90),
+        "outputs_removed_at": None,
         "retry_of": None,
         "progress": Progress(done=0 if is_queued else 2, total=2),
         "links": Links(

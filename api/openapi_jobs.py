@@ -33,6 +33,7 @@ from shared.errors import (
     SourceUnreachable,
     StoreUnavailable,
     TooManyEventStreams,
+    WorkerCrashed,
 )
 from shared.jobs import JOB_ID, SIDES, JobStatus, cell_names
 
@@ -52,6 +53,7 @@ ENDINGS: tuple[type[AppError], ...] = (
     JobExpired,
     DeviceQueueFull,
     DeviceFailed,
+    WorkerCrashed,
     *ExtractionError.__subclasses__(),
 )
 

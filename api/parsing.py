@@ -5,6 +5,7 @@ outputs volume, so Redis and messages never hold pixels.
 """
 
 import binascii
+import errno
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -18,9 +19,10 @@ from werkzeug.datastructures import FileStorage
 from api.schemas import ID_LIMIT, ProcessRequest, to_invalid_request
 from shared.errors import InvalidJson, InvalidRequest, SourceTooLarge, UnsupportedMediaType
 from shared.jobs import SIDES, Side, Source
-from shared.storage import FolderStorage
+from shared.storage import FolderStorage, not_written
 
 _CHUNK = 1 << 20  # a multiple of 4, so base64 can be decoded chunk by chunk
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
 _FIELDS = ("id", *SIDES, "options")
 
 
@@ -29,9 +31,16 @@ def parse_request(request: Request) -> ProcessRequest:
 
     Raises:
         UnsupportedMediaType, InvalidJson, InvalidRequest: the sentence names the field.
+        OutputNotWritten: there is no room for uploads on their way in (TMPDIR).
     """
     if request.mimetype == "multipart/form-data":
-        return _validate(_from_form(request))
+        try:
+            return _validate(_from_form(request))
+        except OSError as exc:
+            # Large parts are written to a temporary file while they are read.
+            if exc.errno in _NO_ROOM:
+                raise not_written("the upload", exc) from exc
+            raise
     if request.mimetype != "application/json":
         raise UnsupportedMediaType(
             f"Send application/json or multipart/form-data, not {request.mimetype[:100] or 'a body without a type'}"

@@ -44,6 +44,7 @@ def _summary(service: Service, job: Job) -> dict[str, Any]:
         "started_at": job.started_at,
         "completed_at": job.completed_at,
         "deadline": job.deadline,
+        "outputs_removed_at": job.outputs_removed_at,
         "retry_of": job.retry_of,
         "progress": Progress(done=sum(cell.status in FINAL_CELLS for cell in job.cells.values()), total=len(job.cells)),
         "links": Links(
@@ -51,7 +52,7 @@ def _summary(service: Service, job: Job) -> dict[str, Any]:
             events=f"{address}/events",
             cancel=f"{address}/cancel",
             retry=f"{address}/retry",
-            outputs={name: cell.url for name, cell in job.cells.items() if cell.url},
+            outputs={name: cell.url for name, cell in job.cells.items() if cell.url and not job.outputs_removed_at},
         ),
     }
 
@@ -77,7 +78,9 @@ def _json(body: dict[str, Any], status: int = 200) -> Response:
 def result_reply(service: Service, job: Job) -> Response:
     """The reply for a job that has ended: its result, or its error as a problem when there is no cutout."""
     if job.result is not None and job.status != JobStatus.FAILED:
-        return _json(service.urls.sign(job.result, job.job_id))
+        removed_at = job.outputs_removed_at
+        note = {} if removed_at is None else {"outputs_removed_at": removed_at.isoformat()}
+        return _json(service.urls.sign({**job.result, **note}, job.job_id))
     cells = {name: cell.model_dump(mode="json") for name, cell in job.cells.items()}
     extraction = {side: report.model_dump(mode="json") for side, report in job.extraction.items()}
     members = {"job_id": job.job_id, "cells": cells, "extraction": extraction}

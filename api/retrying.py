@@ -16,6 +16,7 @@ from api.service import Service
 from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired, StoreUnavailable
 from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job
 from shared.store import Claim
+from shared.store.counters import RETRIES
 from shared.takeover import take_over
 
 
@@ -45,6 +46,7 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[J
         try:
             new = _new_job(service, old, job_id, frozenset(again), terms)
             if enqueue(service, new, claim):
+                service.store.counters.add(RETRIES, "job")
                 return new
         except StoreUnavailable:
             raise  # Redis may have taken the record before it went, and the job is done then

@@ -147,6 +147,9 @@ class JobSummary(BaseModel):
     started_at: datetime | None = Field(description="When a worker began it, UTC")
     completed_at: datetime | None = Field(description="When it ended, UTC")
     deadline: datetime | None = Field(description="It expires when it is not done by then (Cancel-After)")
+    outputs_removed_at: datetime | None = Field(
+        description="When its outputs were removed (OUTPUT_TTL, OUTPUT_MAX_BYTES), UTC; they answer 410 since"
+    )
     retry_of: str | None = Field(description="The job that this one is a retry of")
     progress: Progress = Field(description="How many of its cells are finished")
     links: Links = Field(description="Addresses that belong to the job")
@@ -192,6 +195,9 @@ class ProcessReply(BaseModel):
     )
     tokens: TokenUse | None = Field(None, description="What the job used of Gemini, when it was asked")
     contact_sheet: str | None = Field(None, description="Address of a page with all proofs, when proofs were asked for")
+    outputs_removed_at: datetime | None = Field(
+        None, description="Of an earlier job's result (Idempotency-Key): when its outputs were removed, UTC"
+    )
 
 
 class Problem(BaseModel):

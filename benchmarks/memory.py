@@ -18,7 +18,7 @@ import requests
 
 from benchmarks.pixels import design
 from benchmarks.report import arguments_of, bars, table, write_json
-from benchmarks.system import Client, InstantStack, form
+from benchmarks.system import Client, InstantStack, form, run_all
 from shared.local.redis_server import free_port
 from shared.local.stack import LocalStack
 from worker.heartbeat import HEARTBEAT_S
@@ -79,12 +79,7 @@ def main() -> int:
                 Client(stack.base_url, [form(f"memory-{number}", {"front": side, "back": side})], timeout_s=900)
                 for number in range(arguments.jobs)
             ]
-            for client in clients:
-                client.start()
-            for client in clients:
-                client.join()
-                if client.error is not None:
-                    raise client.error
+            run_all(clients)
             seconds = time.perf_counter() - started
             peak_mb = watch.stop()
             time.sleep(HEARTBEAT_S + 1)  # the report that comes next is of the whole load

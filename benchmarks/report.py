@@ -67,3 +67,22 @@ def bars(path: Path | None, title: str, unit: str, values: Mapping[str, float]) 
     axes.set(title=title, xlabel=unit)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def lines(path: Path | None, title: str, along: str, x: Sequence[float], values: Mapping[str, Sequence[float]]) -> None:
+    """Draw each quantity over `x` in a panel of its own into a PNG, or do nothing without a path."""
+    if path is None:
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(len(values), figsize=(8, 2.2 * len(values)), layout="constrained", sharex=True)
+    for axes, (name, y) in zip(panels, values.items(), strict=True):
+        axes.plot(x, y, color="#3b6ea5", linewidth=1)
+        axes.set(ylabel=name, ylim=(0, max(y) * 1.1))
+    panels[-1].set(xlabel=along)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ def form(client_id: str, sides: dict[str, bytes]) -> bytes:
 class Client(threading.Thread):
     """Sends one job after the other over one connection, each when the last has been answered."""
 
-    def __init__(self, base_url: str, bodies: list[bytes], timeout_s: float = 120) -> None:
+    def __init__(self, base_url: str, bodies: Iterable[bytes], timeout_s: float = 120) -> None:
         super().__init__(daemon=True)
         address = urlsplit(base_url)
         self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=timeout_s)
@@ -86,6 +87,16 @@ class Client(threading.Thread):
             raise RuntimeError(f"POST /process answered {reply.status}: {text[:500]!r}")
 
 
+def run_all(clients: Sequence[Client]) -> None:
+    """Run clients at the same time to their end; what went wrong for the first of them is raised."""
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+        if client.error is not None:
+            raise client.error
+
+
 class Jobs:
     """Requests of two sides, no picture twice: the result cache shall have nothing to say."""
 
@@ -104,12 +115,7 @@ def load(base_url: str, jobs: Jobs, *, clients: int, each: int) -> dict[str, flo
     """What `clients` clients see that send `each` jobs each: jobs_per_s, p50_ms, p95_ms."""
     threads = [Client(base_url, jobs.bodies(each)) for _ in range(clients)]
     started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-        if thread.error is not None:
-            raise thread.error
+    run_all(threads)
     elapsed = time.perf_counter() - started
     seconds = [value for thread in threads for value in thread.seconds]
     return {

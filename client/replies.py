@@ -64,6 +64,7 @@ class Job(Reply):
         status: queued, preparing, processing; or final: succeeded, partial, failed, canceled, expired.
         queue_position: 1 is the next. eta_seconds: until a queued job is likely done.
         deadline: it expires when it has not ended by then. retry_of: the job whose failed cells it does again.
+        outputs_removed_at: its files are gone since then.
         cells: by name, `front_rmbg`, `back_birefnet`, ...
         result: the body of a 200 from POST /process, once there is one.
     """
@@ -75,6 +76,7 @@ class Job(Reply):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     deadline: datetime | None = None
+    outputs_removed_at: datetime | None = None
     retry_of: str | None = None
     queue_position: int | None = None
     eta_seconds: float | None = None

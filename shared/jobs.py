@@ -146,6 +146,7 @@ class Job(BaseModel):
         id: the client's id, an integer or a string exactly as sent.
         created_at, started_at, completed_at: UTC.
         deadline: the job expires when it is not done by then (UTC).
+        outputs_removed_at: when its files were removed by age or size (UTC); its URLs answer 410 from then on.
         caller: name of the API key it came with, "" without keys; scopes the listings, the cache and idempotency keys.
         retry_of: the job that this one repeats in part.
         use_cache: cells may be taken over from earlier jobs.
@@ -163,6 +164,7 @@ class Job(BaseModel):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     deadline: datetime | None = None
+    outputs_removed_at: datetime | None = None
     request_id: str = ""
     caller: str = ""
     retry_of: str | None = None

@@ -9,8 +9,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.errors import StoreUnavailable
 from shared.settings import Settings
+from shared.store.connection import unavailable
 
 #: New jobs, in the order they came.
 QUEUE = "jobs"
@@ -93,4 +93,4 @@ def _send(app: Celery, name: str, arguments: dict[str, Any], *, queue: str, task
             retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5},
         )
     except (OperationalError, RedisError, OSError) as exc:
-        raise StoreUnavailable("Redis does not take the job; check that it runs and that REDIS_URL is right") from exc
+        raise unavailable(exc) from exc

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the web process. Base units, few labels; names begin with `cutout_`."""
+"""Prometheus metrics of the web process itself; what Redis knows is in api/measures.py. Base units, few labels."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -24,21 +24,6 @@ class ApiMetrics:
         self.jobs = Counter("cutout_jobs_accepted", "Jobs put into the queue", registry=self.registry)
         self.waits = Gauge("cutout_sync_waits", "Requests waiting for their job", registry=self.registry)
         self.streams = Gauge("cutout_event_streams", "Event streams that are open", registry=self.registry)
-        self.redis_up = Gauge("cutout_redis_up", "1 when Redis answers", registry=self.registry)
-        self.queue_depth = Gauge("cutout_queue_depth", "Jobs no worker has begun", registry=self.registry)
-        self.model_ready = Gauge(
-            "cutout_model_ready", "1 when a live worker has the model ready", ["model"], registry=self.registry
-        )
-
-        self.worker_memory = Gauge(
-            "cutout_worker_memory_bytes",
-            "Memory of a worker: resident, resident_peak, device, device_peak",
-            ["worker", "kind"],
-            registry=self.registry,
-        )
-        self.device_waiting = Gauge(
-            "cutout_device_waiting", "Pictures that wait for a worker's device", ["worker"], registry=self.registry
-        )
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

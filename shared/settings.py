@@ -135,6 +135,13 @@ class Settings(BaseSettings):
         description="How long after its last use a cell is given again for the same picture and options (s); 0: off",
     )
 
+    output_ttl: int = Field(
+        0, ge=0, le=315360000, description="How long outputs are kept after they were made (s); 0: for ever"
+    )
+    output_max_bytes: int = Field(
+        0, ge=0, le=10**15, description="Most bytes of outputs; past it the oldest jobs' go first; 0: no limit"
+    )
+
     # --- API --------------------------------------------------------------------------------------------------
     api_host: str = Field("127.0.0.1", description="Address the API listens on")
     api_port: int = Field(8001, ge=1, le=65535, description="Port the API listens on")

@@ -16,7 +16,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -58,6 +59,23 @@ def job_of(name: str) -> str | None:
     # Greedy: an id of the client's that looks like another job's name cannot stand for that job.
     match = OUTPUT_NAME.fullmatch(name)
     return match[1] if match else None
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """An output as the folder shows it.
+
+    Attributes:
+        job_id: whose it is.
+        data_id: the same for names that share their data on the disk; it takes `bytes` once.
+        used_at: when it was made, or last given to another job (Unix time, s).
+    """
+
+    name: str
+    job_id: str
+    data_id: tuple[int, int]
+    bytes: int
+    used_at: float
 
 
 class Storage(Protocol):
@@ -119,30 +137,56 @@ class FolderStorage:
     def link_output(self, name: str, new_name: str) -> None:
         """Give an output a second name that lives on its own: removing one leaves the other.
 
+        Its age begins anew, under both names: they share their data, and so their times.
+
         Raises:
             OutputNotFound: there is no such output. OutputNotWritten: the folder takes no more.
         """
         _link(self.path(name), self.path(new_name))
+        with contextlib.suppress(OSError):
+            os.utime(self.path(new_name))
+
+    def outputs(self) -> Iterator[OutputFile]:
+        """Every output there is, in no order; work folders, caches and unfinished files are none."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._dir) as entries:
+            for entry in entries:
+                job_id = job_of(entry.name)
+                if job_id is not None:
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        data_id = (status.st_dev, status.st_ino)
+                        yield OutputFile(entry.name, job_id, data_id, status.st_size, status.st_mtime)
+
+    def remove_output(self, name: str) -> bool:
+        """Remove one output; False when it was gone already."""
+        try:
+            self.path(name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def remove_outputs(self, job_id: str, *, cell: str = "") -> None:
         """Remove every output of a job, or of one cell of it (`front_rmbg`)."""
         pattern = re.compile(rf"design_.*_{re.escape(job_id)}_{f'{cell}[_.]' if cell else ''}.*")
         self._remove_files(self._dir, lambda entry: bool(pattern.fullmatch(entry.name)))
 
-    def remove_unfinished(self, older_than_s: float) -> None:
-        """Remove outputs that a killed process was writing that long ago."""
+    def remove_unfinished(self, older_than_s: float) -> int:
+        """Remove outputs that a killed process was writing that long ago, and say how many there were."""
         limit = time.time() - older_than_s
-        self._remove_files(
+        return self._remove_files(
             self._dir, lambda entry: entry.name.endswith(".part") and entry.stat(follow_symlinks=False).st_mtime < limit
         )
 
     @staticmethod
-    def _remove_files(folder: Path, is_doomed: Callable[[os.DirEntry[str]], bool]) -> None:
+    def _remove_files(folder: Path, is_doomed: Callable[[os.DirEntry[str]], bool]) -> int:
+        removed = 0
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # another sweep was faster
                     if entry.is_file(follow_symlinks=False) and is_doomed(entry):
                         Path(entry.path).unlink()
+                        removed += 1
+        return removed
 
     # --- a job's work folder ----------------------------------------------------------------------------------
     def work_dir(self, job_id: str) -> Path:
@@ -151,7 +195,7 @@ class FolderStorage:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise _not_written(path, exc) from exc
+            raise not_written(path.name, exc) from exc
         return path
 
     def write_work(self, job_id: str, name: str, data: bytes | Iterable[bytes]) -> str:
@@ -181,7 +225,9 @@ class FolderStorage:
                 self.work_dir(job_id)
                 path.write_bytes(data)
         except OSError as exc:
-            raise _not_written(path, exc) from exc
+            with contextlib.suppress(OSError):
+                path.unlink()  # what was written of it takes room on a disk that has none
+            raise not_written(path.name, exc) from exc
 
     def _work_file(self, job_id: str, name: str) -> Path:
         if not _WORK_NAME.fullmatch(name):
@@ -272,7 +318,7 @@ def _write(path: Path, data: bytes | Iterable[bytes]) -> int:
         is_left = False
         return size
     except OSError as exc:
-        raise _not_written(path, exc) from exc
+        raise not_written(path.name, exc) from exc
     finally:
         if is_left:
             with contextlib.suppress(OSError):
@@ -299,7 +345,7 @@ def _link(path: Path, new_path: Path) -> None:
         raise OutputNotFound(f"There is no file {path.name}") from exc
     except OSError as exc:
         if exc.errno not in _NO_LINKS:
-            raise _not_written(new_path, exc) from exc
+            raise not_written(new_path.name, exc) from exc
         _copy(path, new_path)
 
 
@@ -311,6 +357,7 @@ def _copy(path: Path, new_path: Path) -> None:
         raise OutputNotFound(f"There is no file {path.name}") from exc
 
 
-def _not_written(path: Path, exc: OSError) -> OutputNotWritten:
+def not_written(what: str, exc: OSError) -> OutputNotWritten:
+    """The error that says why something could not be written."""
     reason = _REASONS.get(exc.errno or 0, exc.strerror or str(exc))
-    return OutputNotWritten(f"{path.name} could not be written: {reason}")
+    return OutputNotWritten(f"{what} could not be written: {reason}")

@@ -24,9 +24,9 @@ from typing import Any, Self
 
 import structlog
 
-from shared.errors import ExtractionBusy, OutputNotWritten
+from shared.errors import ExtractionBusy
 from shared.settings import Settings
-from shared.storage import FolderStorage
+from shared.storage import FolderStorage, not_written
 
 log = structlog.get_logger(__name__)
 
@@ -126,16 +126,15 @@ class Answers:
         """Be the only one to ask this question inside the block.
 
         Raises:
-            ExtractionBusy: another held it for longer than `patience_s`.
-            OutputNotWritten: the volume has no room for a lock.
+            ExtractionBusy: another held it for longer than `patience_s`. OutputNotWritten: there is no room for a lock.
         """
-        # 4096 files that stay are simpler than files that must be removed while nobody waits for them.
         path = self._dir / f"{key[:3]}.lock"
         try:
             self._dir.mkdir(parents=True, exist_ok=True)
+            # 4096 files that stay are simpler than files that must be removed while nobody waits for them.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as exc:
-            raise OutputNotWritten(f"{path.name} could not be opened: {exc.strerror}") from exc
+            raise not_written(path.name, exc) from exc
         try:
             deadline = time.monotonic() + patience_s
             while not _try_lock(descriptor):

@@ -30,7 +30,8 @@ from worker.device import DeviceQueue, batch_limits
 from worker.engine import Engine, configure_torch, pick_device
 from worker.heartbeat import Heartbeat
 from worker.held import give_back, held_options
-from worker.memory import memory_report
+from worker.memory import MemoryTrimmer, memory_report
+from worker.metering import count_deliveries
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
 from worker.rescuer import Rescuer
@@ -155,7 +156,7 @@ def run_worker(
     storage = FolderStorage(settings.outputs_dir, settings.base_url)
     check_outputs_folder(storage)
     wait_for_redis(store)
-    with Heartbeat(store, settings) as heartbeat, Sweeper(settings, store, storage):
+    with Heartbeat(store, settings) as heartbeat, Sweeper(settings, store, storage), MemoryTrimmer():
         engines = load(settings, heartbeat)
         log.info("All models initialized successfully", models=sorted(engines))
         device = next(iter(engines.values())).device
@@ -167,6 +168,7 @@ def run_worker(
         guard = CrashGuard(store, settings.worker_name, settings.max_deliveries)
         register_tasks(app, Pipeline(settings, store, storage, engines, queue), guard)
         register_webhook_task(app, WebhookSender(settings, store))
+        count_deliveries(app, store.counters)
         try:
             count, suspects = give_back(app, store, settings.worker_name)
         except (OperationalError, RedisError, StoreUnavailable) as exc:

@@ -19,6 +19,7 @@ from shared.jobs import Job, TokenUse
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from shared.store.counters import RETRIES
 from worker.answers import Answer, Answers, question_key
 from worker.budget import PixelBudget
 from worker.gemini import Gemini, Usage, nearest_aspect
@@ -64,7 +65,7 @@ class Asker:
         Raises:
             FatalError: the prompt cannot be used.
         """
-        self._settings, self._storage, self._budget = settings, storage, budget
+        self._settings, self._store, self._storage, self._budget = settings, store, storage, budget
         self._prompt = read_prompt(settings.gemini_prompt_file)
         self._gemini = Gemini(settings, Turns(settings, store), self._prompt)
         self._answers = Answers.from_settings(settings, storage)
@@ -152,7 +153,10 @@ class Asker:
         aspect = nearest_aspect(question.size.width, question.size.height)
         with self._counted(question.job.job_id, _BEGUN_NAME.format(side=question.side)) as lost:
             usage.calls += lost
-            image = self._gemini.extract(question.picture, "image/jpeg", aspect, usage, raise_if_ended)
+            try:
+                image = self._gemini.extract(question.picture, "image/jpeg", aspect, usage, raise_if_ended)
+            finally:
+                self._store.counters.add(RETRIES, "extraction", max(0, usage.calls - lost - 1))
         tokens = usage.tokens.model_dump() if usage.tokens is not None else None
         return Answer(image, {"calls": usage.calls, "tokens": tokens})
 

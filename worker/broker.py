@@ -24,7 +24,7 @@ _TAKE = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) return redis.call('HSET',
 _DONE = "redis.call('ZREM', KEYS[1], ARGV[1]) return redis.call('HDEL', KEYS[2], ARGV[1])"
 
 
-class _ScriptedQoS(redis.QoS):
+class ScriptedQoS(redis.QoS):
     """The stock bookkeeping of unacknowledged messages: same keys, same values, fewer commands."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -43,7 +43,7 @@ class _ScriptedQoS(redis.QoS):
 
 
 class SharedClientChannel(redis.Channel):
-    QoS = _ScriptedQoS
+    QoS = ScriptedQoS
     _shared_client: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:

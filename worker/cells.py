@@ -12,6 +12,7 @@ import structlog
 import torch
 from torch import Tensor
 
+from shared.errors import OutputNotWritten
 from shared.jobs import CellRecord, CellStatus, Job, cell_name
 from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
@@ -180,7 +181,14 @@ class CellMaker:
         scale = min(1.0, _OPINION_SIDE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(np.ascontiguousarray(cutout[..., 3]), size, interpolation=cv2.INTER_AREA)
-        self._prepared.save_array(job.job_id, f"{cell_name(side, model)}-alpha", np.asarray(small, np.uint8))
+        self._keep(job, f"{cell_name(side, model)}-alpha", np.asarray(small, np.uint8))
+
+    def _keep(self, job: Job, name: str, array: Pixels) -> None:
+        """A small copy for the end of the job. A disk that takes no more costs the comparison, not the cutout."""
+        try:
+            self._prepared.save_array(job.job_id, name, array)
+        except OutputNotWritten as exc:
+            log.warning("copy_not_kept", name=name, detail=exc.message)
 
     def _print(
         self, job: Job, side: str, model: str, cutout: Pixels, options: PrintOptions, record: CellRecord
@@ -207,7 +215,7 @@ class CellMaker:
             record.files[f"proof_{name}"] = self._write(job, side, model, f"proof_{name}", "webp", data)
         data = encode_webp(thumbnail(small), _PROOF_QUALITY)
         record.files["thumbnail"] = self._write(job, side, model, "thumbnail", "webp", data)
-        self._prepared.save_array(job.job_id, f"{cell_name(side, model)}-small", small)
+        self._keep(job, f"{cell_name(side, model)}-small", small)
 
 
 def print_spec(options: PrintOptions) -> PrintSpec:

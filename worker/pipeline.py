@@ -7,14 +7,14 @@ state win. No step raises for a fault of one picture; it records the error where
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from shared.errors import AppError, InternalError, JobCanceled, JobExpired, JobNotFound, StoreUnavailable
-from shared.jobs import FINAL, FINAL_CELLS, CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
+from shared.jobs import FINAL, FINAL_CELLS, SIDES, CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
@@ -63,10 +63,13 @@ class Pipeline:
         self._cache = ResultCache(settings, store, storage, self._prepared, engines)
         self._reviewer = Reviewer(storage, self._prepared)
         self._extractor = Extractor(settings, store, storage, budget)
+        # Threads that stay: OpenCV keeps 0.8 KB of every thread that has used it, also when that is gone. As many as
+        # all plans that run at once can use, so none waits for another's sides.
+        self._threads = ThreadPoolExecutor((len(SIDES) - 1) * settings.worker_threads, thread_name_prefix="prepare")
 
     # --- step 1: prepare --------------------------------------------------------------------------------------
     def prepare(self, job_id: str) -> list[tuple[str, str]] | None:
-        """Fetch and check every side that has cells to do, each in a thread of its own.
+        """Fetch and check every side that has cells to do, at the same time.
 
         Returns:
             The (side, model) pairs that have to be computed. Cells of a side that failed are recorded as failed, cells
@@ -143,9 +146,12 @@ class Pipeline:
         if not sides:
             return []
         first, *others = sides
-        with ThreadPoolExecutor(len(others) or 1, thread_name_prefix="prepare") as threads:
-            running = [threads.submit(self._prepare_side, job, side) for side in others]
-            return [self._prepare_side(job, first), *(task.result() for task in running)]
+        running = [self._threads.submit(self._prepare_side, job, side) for side in others]
+        try:
+            outcome = self._prepare_side(job, first)
+        finally:
+            wait(running)  # none goes on behind the back of a step that is done again
+        return [outcome, *(task.result() for task in running)]
 
     def _prepare_side(self, job: Job, side: str) -> tuple[AppError | None, float]:
         started = time.perf_counter()
@@ -235,6 +241,9 @@ class Pipeline:
         if self._store.record_cell(job.job_id, name, record):
             if record.status == CellStatus.SUCCEEDED and not record.cached:
                 self._cache.keep(job, side, model, record)
+            elif record.status == CellStatus.FAILED:
+                # Some of its files may have been written before the one that failed.
+                self._storage.remove_outputs(job.job_id, cell=name)
             return
         now = self._store.get(job.job_id)
         if now.is_final and now.cells[name].status != CellStatus.SUCCEEDED:

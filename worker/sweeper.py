@@ -12,13 +12,16 @@ from shared.jobs import JobStatus, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from shared.store.counters import ABANDONED
 from worker.answers import Answers
+from worker.retention import Retention
 from worker.ticker import Ticker
 
 log = structlog.get_logger(__name__)
 
-#: How often deadlines and files are looked at (s), and how many jobs Redis is asked for at once.
+#: How often deadlines, outputs and other files are looked at (s), and how many jobs Redis is asked for at once.
 _DEADLINES_S = 1.0
+_OUTPUTS_S = 60.0
 _FILES_S = 300.0
 _STEP = 500
 #: A file that nobody can be writing any more (s): of a job without a record, or half of an output.
@@ -34,7 +37,8 @@ class Sweeper(Ticker):
         self._store = store
         self._storage = storage
         self._answers = Answers.from_settings(settings, storage)
-        self._next_files = 0.0
+        self._retention = Retention(settings, store, storage)
+        self._next_outputs = self._next_files = 0.0
 
     def expire_overdue(self) -> int:
         """End the jobs whose deadline has passed, and say how many there were."""
@@ -48,7 +52,7 @@ class Sweeper(Ticker):
 
     def remove_old_files(self) -> None:
         """Remove what has had its time: sources, work folders, Gemini's answers, files that were never finished."""
-        self._storage.remove_unfinished(_ABANDONED_S)
+        self._store.counters.add(ABANDONED, "part", self._storage.remove_unfinished(_ABANDONED_S))
         self._answers.prune()
         found = self._storage.work_folders()
         for first in range(0, len(found), _STEP):
@@ -58,6 +62,7 @@ class Sweeper(Ticker):
                 if ending is None:
                     if untouched_s > _ABANDONED_S:  # a younger one may be of a request that is still being read
                         self._storage.remove_work(job_id)
+                        self._store.counters.add(ABANDONED, "work")
                 elif ending[1] is not None:
                     self._sweep_job(job_id, ending[0], (utc_now() - ending[1]).total_seconds())
 
@@ -69,9 +74,12 @@ class Sweeper(Ticker):
             self._storage.remove_sources(job_id)
 
     def tick(self) -> None:
-        """End what is overdue; now and then, remove old files."""
+        """End what is overdue; now and then, remove old outputs and other files."""
         try:
             self.expire_overdue()
+            if time.monotonic() >= self._next_outputs:
+                self._next_outputs = time.monotonic() + _OUTPUTS_S
+                self._retention.sweep()
             if time.monotonic() >= self._next_files:
                 self._next_files = time.monotonic() + _FILES_S
                 self.remove_old_files()

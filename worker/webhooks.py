@@ -26,6 +26,7 @@ from shared.logs import bind_context
 from shared.settings import Settings
 from shared.signing import OutputUrls
 from shared.store import Deliveries, Delivery, Store
+from shared.store.counters import RETRIES
 from shared.store.deliveries import Attempt, now_ms, webhook_of
 from shared.urls import shown_url
 from worker.backoff import next_delay_s, parse_retry_after
@@ -96,6 +97,8 @@ class WebhookSender:
             begun, started = utc_now(), time.perf_counter()
             outcome = self._post(options.url, host, self._body(job, delivery), delivery.id, begun)
         seconds = round(time.perf_counter() - started, 3)
+        if delivery.attempts:
+            self._store.counters.add(RETRIES, "webhook")
         delivery.attempts.append(
             Attempt(at=begun.isoformat(), status=outcome.status, seconds=seconds, error=outcome.error)
         )
@@ -169,7 +172,7 @@ def job_data(job: Job) -> dict[str, Any]:
     data = job.model_dump(
         mode="json",
         include={"job_id", "id", "status", "created_at", "started_at", "completed_at", "deadline", "retry_of"}
-        | {"cells", "extraction", "result", "error"},
+        | {"outputs_removed_at", "cells", "extraction", "result", "error"},
     )
     done = sum(cell.status in FINAL_CELLS for cell in job.cells.values())
     tokens = None if job.tokens is None else job.tokens.model_dump(mode="json")

@@ -1,21 +1,16 @@
 """GET /health, /live, /ready, /metrics: for operators and orchestrators."""
 
-from typing import Any
-
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.caller import is_trusted
 from api.errors import RETRY_AFTER_S
-from api.schemas import Alive, HealthReport, ModelHealth, QueueHealth, RedisHealth, WorkerHealth, WorkerMemory
-from api.service import Service, get_service
-from shared import __version__
+from api.health import read_health
+from api.schemas import Alive, HealthReport, ModelHealth
+from api.service import get_service
 from shared.errors import ModelsNotReady, StoreUnavailable
 
 routes = Blueprint("health", __name__)
-
-#: Best first: a model counts as its furthest worker has it.
-_RANK = ("ready", "loading", "failed")
 
 
 @routes.get("/health")
@@ -52,57 +47,14 @@ def ready() -> Response:
 
 @routes.get("/metrics")
 def metrics() -> Response:
-    service = get_service()
-    report = read_health(service)
-    service.metrics.redis_up.set(report.redis.status == "ready")
-    service.metrics.queue_depth.set(report.queue.depth or 0)
-    for name, model in report.models.items():
-        service.metrics.model_ready.labels(name).set(model.status == "ready")
-    service.metrics.worker_memory.clear()  # a worker that is gone holds nothing
-    service.metrics.device_waiting.clear()
-    for worker in report.workers:
-        service.metrics.device_waiting.labels(worker.name).set(worker.device_waiting or 0)
-        for kind, value in (worker.memory or WorkerMemory()).model_dump(exclude_none=True).items():
-            service.metrics.worker_memory.labels(worker.name, kind.removesuffix("_bytes")).set(value)
-    return Response(service.metrics.render(), content_type=CONTENT_TYPE_LATEST)
-
-
-def read_health(service: Service) -> HealthReport:
-    """What Redis and the workers' reports say; never raises."""
-    models = service.settings.models
-    try:
-        workers, depth = service.store.workers(), service.store.queue_depth()
-        redis = RedisHealth(status="ready")
-    except StoreUnavailable:
-        workers, depth, redis = [], None, RedisHealth(status="unavailable")
-    is_ready = any(_is_ready(worker, models) for worker in workers)
-    return HealthReport(
-        status="ready" if is_ready else "not_ready",
-        version=__version__,
-        redis=redis,
-        queue=QueueHealth(depth=depth),
-        models={name: _best_report(name, workers) for name in models},
-        workers=[WorkerHealth.model_validate(worker) for worker in workers],
-    )
+    """Everything that is counted and measured, in Prometheus' text format."""
+    return Response(get_service().metrics.render(), content_type=CONTENT_TYPE_LATEST)
 
 
 def _without_details(report: HealthReport) -> HealthReport:
     """For callers without a key: what works, not on which machines or why not."""
     models = {name: ModelHealth(status=model.status, profile=model.profile) for name, model in report.models.items()}
     return report.model_copy(update={"models": models, "workers": []})
-
-
-def _is_ready(worker: dict[str, Any], models: tuple[str, ...]) -> bool:
-    states = worker.get("models", {})
-    return worker.get("status") == "ready" and all(states.get(name, {}).get("status") == "ready" for name in models)
-
-
-def _best_report(name: str, workers: list[dict[str, Any]]) -> ModelHealth:
-    reports = [worker["models"][name] for worker in workers if name in worker.get("models", {})]
-    reports = [report for report in reports if report.get("status") in _RANK]
-    if not reports:
-        return ModelHealth(status="absent", error="No worker has reported this model; is a worker running?")
-    return ModelHealth.model_validate(min(reports, key=lambda report: _RANK.index(report["status"])))
 
 
 def _alive(status: str) -> Response:

@@ -28,11 +28,14 @@ def output(name: str) -> Response:
 
 
 def _missing(service: Service, name: str) -> AppError:
-    """Gone, when a job on record delivered this file; else it never was, as far as anyone remembers."""
+    """Gone, when a job delivered this file or had all of its files removed; else it never was, as far as is known."""
+    job_id = job_of(name) or ""
     try:
-        delivered = service.store.get(job_of(name) or "").output_urls
-    except (JobNotFound, StoreUnavailable):
-        delivered = []
-    if any(url.endswith(f"/{name}") for url in delivered):
+        is_gone = any(url.endswith(f"/{name}") for url in service.store.get(job_id).output_urls)
+    except JobNotFound:
+        is_gone = service.store.removed_outputs.has(job_id)
+    except StoreUnavailable:
+        is_gone = False
+    if is_gone:
         return OutputExpired(f"{name} was made and has been removed since; send the job again")
     return OutputNotFound(f"There is no output {name}; it was never made, or has been removed")

@@ -12,6 +12,8 @@
     jobs:pace                   hash    how fast jobs are done: moving averages (pace.py)
     idempotency:{digest}        hash    which job an Idempotency-Key stands for: body, job_id, made
     cell:{digest}               string  where the files of a finished cell are, for the result cache (JSON)
+    outputs:removed:{job_id}    string  when a job's outputs were removed (ISO time)
+    metrics                     hash    counters of /metrics (counters.py)
     extraction:calls            zset    calls to Gemini in the last minute (turns.py)
     workers                     set     names of workers that have reported
     workers:holders             set     names of workers that may hold messages
@@ -21,12 +23,13 @@
 
 Job keys live `job_ttl_s` after the job's last change, its idempotency key with them (30 s until the job is made). The
 listings live twice as long after their last new job and lose entries that are older, or whose record has expired when
-a listing meets them. Cached cells live `result_cache_ttl_s` after their last use, the pace `job_ttl_s`; a worker's
-report lives 15 s and is renewed by its heartbeat.
+a listing meets them. Cached cells live `result_cache_ttl_s` after their last use, the pace `job_ttl_s`, as does a note
+that a job's outputs were removed; a worker's report lives 15 s and is renewed by its heartbeat. The counters stay.
 """
 
 from shared.store.cells import KeptCell
 from shared.store.claims import Claim
+from shared.store.counters import Counters
 from shared.store.deliveries import Deliveries, Delivery, WebhookReport
 from shared.store.events import Event
 from shared.store.index import Page
@@ -39,6 +42,7 @@ __all__ = [
     "EXTRACTION_MARK",
     "WORKER_TTL_S",
     "Claim",
+    "Counters",
     "Deliveries",
     "Delivery",
     "Event",

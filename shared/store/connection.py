@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import DataError, RedisError
+from redis.exceptions import DataError, OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from shared.errors import StoreUnavailable
@@ -14,6 +14,9 @@ from shared.settings import Settings
 
 #: Longest wait for one answer (s).
 SOCKET_TIMEOUT_S = 5.0
+
+#: Redis answered, and with an error: a command that this user may not send, for example.
+Refused = ResponseError
 
 
 def connect(settings: Settings, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> Any:
@@ -39,4 +42,21 @@ def translated() -> Iterator[None]:
     except DataError:
         raise  # an argument of a wrong type, from a message that is none of ours: no waiting mends that
     except (RedisError, OSError) as exc:
-        raise StoreUnavailable("Redis does not answer; check that it runs and that REDIS_URL is right") from exc
+        raise unavailable(exc) from exc
+
+
+def unavailable(exc: BaseException) -> StoreUnavailable:
+    """What an error of Redis, or of a library on top of it, means for whoever needs it."""
+    if is_memory_full(exc):
+        return memory_full()
+    return StoreUnavailable("Redis does not answer; check that it runs and that REDIS_URL is right")
+
+
+def is_memory_full(exc: BaseException) -> bool:
+    """Whether Redis refused a command because it is at its memory limit."""
+    # Inside a script it is an error like any other, with these words in it.
+    return isinstance(exc, OutOfMemoryError) or "OOM command not allowed" in str(exc)
+
+
+def memory_full() -> StoreUnavailable:
+    return StoreUnavailable("Redis is at its memory limit (maxmemory); records that expire make room, or raise it")

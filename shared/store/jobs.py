@@ -8,21 +8,25 @@ from typing import Any, Self
 
 from redis import Redis
 
-from shared.errors import JobCanceled, JobExpired, JobNotFound
+from shared.errors import InternalError, JobCanceled, JobExpired, JobNotFound
 from shared.jobs import FINAL, FINAL_CELLS, OPEN, TRANSITIONS, CellRecord, CellStatus, Job, JobStatus, utc_now
 from shared.settings import Settings
 from shared.store.cells import KeptCells
 from shared.store.claims import Claim, Claims
 from shared.store.connection import SOCKET_TIMEOUT_S, connect, translated
+from shared.store.counters import CELL_FAILURES, JOBS_ENDED, METRICS, Counters, field
 from shared.store.deliveries import DUE_KEY, Deliveries, deliveries_key
 from shared.store.events import READ_SLICE_S, JobEvents, events_key
 from shared.store.index import JobIndex, listing_keys
+from shared.store.memory import RedisMemory
 from shared.store.pace import Pace
 from shared.store.queue import DEADLINES, OPEN_JOBS, QUEUED, JobQueue
 from shared.store.records import dump, encode, from_hash, job_key, marks_of, to_hash
+from shared.store.removed import RemovedOutputs
 from shared.store.scripts import BEGIN, CHANGE, CREATE, MARK
 from shared.store.turns import CallTurns
 from shared.store.underway import UnderWay
+from shared.store.waiting import WaitingMessages
 from shared.store.workers import WorkerReports
 
 #: Events kept per job; a job makes about 15, so only a repeating fault reaches it.
@@ -31,7 +35,7 @@ EVENTS_KEPT = 200
 _LOOK_S = 1.0
 
 
-class Store(JobEvents, JobQueue, WorkerReports):
+class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
     """Job records, their events, the queue's order and the workers' reports.
 
     Safe to share between threads. Every method raises StoreUnavailable when Redis does not answer.
@@ -44,6 +48,9 @@ class Store(JobEvents, JobQueue, WorkerReports):
         deliveries: webhooks on their way.
         call_turns: calls to Gemini.
         under_way: which jobs the workers are working on.
+        counters: what /metrics shows.
+        memory: how full Redis is.
+        removed_outputs: jobs whose files are gone.
     """
 
     def __init__(self, client: Redis, settings: Settings) -> None:
@@ -57,6 +64,9 @@ class Store(JobEvents, JobQueue, WorkerReports):
         self.call_turns = CallTurns(self._redis)
         self.claims = Claims(self._redis)
         self.under_way = UnderWay(self._redis)
+        self.counters = Counters(self._redis)
+        self.memory = RedisMemory(self._redis)
+        self.removed_outputs = RemovedOutputs(self._redis, self._ttl_s)
         self.kept_cells = KeptCells(self._redis, settings.result_cache_ttl_s)
         self.pace = Pace(self._redis, self._ttl_s)
         self.deliveries = Deliveries(self._redis, self._ttl_s)
@@ -281,7 +291,8 @@ class Store(JobEvents, JobQueue, WorkerReports):
         Raises:
             JobNotFound: there is no such job.
         """
-        return self._run_change(job_id, OPEN, *_cell_change(name, cell))
+        count = field(CELL_FAILURES, _code(cell.error)) if cell.status == CellStatus.FAILED else ""
+        return self._run_change(job_id, OPEN, *_cell_change(name, cell), count=count)
 
     def _set_status(
         self,
@@ -301,7 +312,15 @@ class Store(JobEvents, JobQueue, WorkerReports):
             values["completed_at"] = now.isoformat()
             event |= {"final": True, "result": fields.get("result"), "error": fields.get("error")}
             never_done = CellRecord(status=CellStatus.FAILED, error=fields.get("error"))
-            return self._run_change(job_id, allowed, event, values, open_cells=dump(never_done.model_dump(mode="json")))
+            return self._run_change(
+                job_id,
+                allowed,
+                event,
+                values,
+                open_cells=dump(never_done.model_dump(mode="json")),
+                count=field(JOBS_ENDED, status),
+                count_open=field(CELL_FAILURES, _code(never_done.error)),
+            )
         return self._run_change(job_id, allowed, event, values)
 
     def _run_change(
@@ -312,8 +331,10 @@ class Store(JobEvents, JobQueue, WorkerReports):
         values: dict[str, str],
         cell_field: str = "",
         open_cells: str = "",
+        count: str = "",
+        count_open: str = "",
     ) -> bool:
-        keys, args = self._change_of(job_id, allowed, event, values, cell_field, open_cells)
+        keys, args = self._change_of(job_id, allowed, event, values, cell_field, open_cells, count, count_open)
         with translated():
             outcome = self._change(keys=keys, args=args)
         if outcome == -1:
@@ -328,12 +349,16 @@ class Store(JobEvents, JobQueue, WorkerReports):
         values: dict[str, str],
         cell_field: str = "",
         open_cells: str = "",
+        count: str = "",
+        count_open: str = "",
     ) -> tuple[list[Any], list[Any]]:
         """Keys and arguments of CHANGE."""
-        keys = [*(job_key(job_id), events_key(job_id), QUEUED, DEADLINES), deliveries_key(job_id), DUE_KEY, OPEN_JOBS]
+        keys = [*(job_key(job_id), events_key(job_id), QUEUED, DEADLINES), deliveries_key(job_id), DUE_KEY]
+        keys += [OPEN_JOBS, METRICS]
         states = f",{','.join(allowed)},"
         pairs = [part for pair in values.items() for part in pair]
-        return keys, [self._ttl_s, EVENTS_KEPT, job_id, states, cell_field, dump(event), open_cells, *pairs]
+        fixed = [self._ttl_s, EVENTS_KEPT, job_id, states, cell_field, dump(event), open_cells, count, count_open]
+        return keys, [*fixed, *pairs]
 
     # --- marks ------------------------------------------------------------------------------------------------
     def get_mark(self, job_id: str, name: str) -> str | None:
@@ -379,14 +404,18 @@ class Store(JobEvents, JobQueue, WorkerReports):
         return job
 
 
+def _code(error: dict[str, Any] | None) -> str:
+    return str((error or {}).get("code", InternalError.code))
+
+
 def _cell_event(name: str, cell: CellRecord) -> dict[str, Any]:
     return {"type": "cell", "cell": name, **cell.model_dump(mode="json")}
 
 
 def _cell_change(name: str, cell: CellRecord) -> tuple[dict[str, Any], dict[str, str], str]:
     """The event, the field with its value, and the field again, as CHANGE wants them of a cell."""
-    record, field = cell.model_dump(mode="json"), f"cell:{name}"
-    return {"type": "cell", "cell": name, **record}, {field: dump(record)}, field
+    record, cell_field = cell.model_dump(mode="json"), f"cell:{name}"
+    return {"type": "cell", "cell": name, **record}, {cell_field: dump(record)}, cell_field
 
 
 def _job_not_found(job_id: str) -> JobNotFound:

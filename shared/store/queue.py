@@ -6,6 +6,7 @@ from typing import Any
 from shared.errors import QueueFull
 from shared.jobs import utc_now
 from shared.store.connection import translated
+from shared.store.memory import RedisMemory
 from shared.store.pace import Pace
 
 QUEUED = "jobs:queued"
@@ -20,6 +21,7 @@ class JobQueue:
     _ttl_s: int
     _max_queued: int
     pace: Pace
+    memory: RedisMemory
 
     def queue_position(self, job_id: str) -> int | None:
         """A queued job's place, 1 being the next; None when it is not queued."""
@@ -33,12 +35,21 @@ class JobQueue:
         with translated():
             return int(self._redis.zcount(QUEUED, oldest_us, "+inf"))
 
+    def oldest_queued_s(self) -> float:
+        """Age of the oldest job that no worker has begun (s); 0 when none waits."""
+        now = utc_now().timestamp()
+        oldest_us = int(now - self._ttl_s) * 1_000_000
+        with translated():
+            found = self._redis.zrangebyscore(QUEUED, oldest_us, "+inf", start=0, num=1, withscores=True)
+        return max(0.0, now - found[0][1] / 1_000_000) if found else 0.0
+
     def raise_if_full(self) -> None:
         """A first look, before a request does work that would be in vain; what counts is the one of `create`.
 
         Raises:
-            QueueFull: as `create`.
+            QueueFull: as `create`. StoreUnavailable: Redis has too little memory left for another job.
         """
+        self.memory.raise_if_low()
         if self.queue_depth() >= self._max_queued:
             raise self.queue_full()
 

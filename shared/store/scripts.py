@@ -3,8 +3,10 @@
 # One script makes every change of a job, because check, change and event must be one step: two workers that finish the
 # same job at the same time must not both see "not final yet".
 # A webhook's delivery is written in the same step: no kill comes between an event and the promise to tell it.
-# KEYS: job, events, queued, deadlines, webhooks, due, open. ARGV: ttl, events kept, job id, allowed states (",a,b,"),
-# cell field or "", event, what its open cells become (of a job that ends) or "", then field, value pairs.
+# The same for the counters of /metrics: a task that runs twice counts once.
+# KEYS: job, events, queued, deadlines, webhooks, due, open, metrics. ARGV: ttl, events kept, job id, allowed states
+# (",a,b,"), cell field or "", event, what its open cells become (of a job that ends) or "", counter of this change or
+# "", counter of each open cell that ends or "", then field, value pairs.
 # Returns 1 changed, 0 refused, -1 no such job.
 CHANGE = """
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -16,14 +18,16 @@ local function is_done(cell)
 end
 if ARGV[5] ~= '' then
   local old = redis.call('HGET', KEYS[1], ARGV[5])
-  if old and (old == ARGV[9] or is_done(old)) then return 0 end
+  if old and (old == ARGV[11] or is_done(old)) then return 0 end
 end
-for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 10, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if ARGV[8] ~= '' then redis.call('HINCRBY', KEYS[8], ARGV[8], 1) end
 if ARGV[7] ~= '' then
   local fields = redis.call('HGETALL', KEYS[1])
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 5) == 'cell:' and not is_done(fields[i + 1]) then
       redis.call('HSET', KEYS[1], fields[i], ARGV[7])
+      redis.call('HINCRBY', KEYS[8], ARGV[9], 1)
     end
   end
   redis.call('ZREM', KEYS[4], ARGV[3])
@@ -71,9 +75,9 @@ return record
 CREATE = """
 local ttl, created = tonumber(ARGV[1]), tonumber(ARGV[3])
 local function before(seconds) return string.format('(%.0f', created - seconds * 1000000) end
--- Jobs whose record expired before any worker came.
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', before(ttl))
-if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[5]) then return 0 end
+-- Less those whose record expired before any worker came. Nothing is changed before the first HSET: a Redis at its
+-- memory limit refuses a script at its first command that could grow, and lets one that has written finish.
+if redis.call('ZCOUNT', KEYS[3], before(ttl), '+inf') >= tonumber(ARGV[5]) then return 0 end
 local first = 7 + tonumber(ARGV[6])
 if KEYS[7] ~= '' then
   if redis.call('HGET', KEYS[7], 'job_id') ~= ARGV[2] then return -1 end
@@ -85,6 +89,7 @@ for i = first, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 for i = 7, first - 1 do redis.call('XADD', KEYS[2], '*', 'data', ARGV[i]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', before(ttl))
 redis.call('ZADD', KEYS[3], created, ARGV[2])
 redis.call('ZADD', KEYS[8], redis.call('TIME')[1], ARGV[2])
 if ARGV[4] ~= '' then redis.call('ZADD', KEYS[4], ARGV[4], ARGV[2]) end

@@ -223,6 +223,18 @@ def device_failed(world: World) -> requests.Response:
     return reply
 
 
+def worker_crashed(world: World) -> requests.Response:
+    """What workers leave that were killed by a job (tests/chaos/test_poison.py has such a picture)."""
+    world.open.worker.terminate()
+    side = world.picture()
+    job_id = world.job_id(side, Idempotency_Key="poison")
+    for _ in range(world.open.settings.max_deliveries):
+        world.open.store.under_way.begin("dead", job_id, is_alone=True)
+        world.open.store.under_way.count_crash("dead")
+    world.open.worker = world.open.start_worker()
+    return world.job(side, Idempotency_Key="poison")
+
+
 def too_many_event_streams(world: World) -> requests.Response:
     with world.told("hold"):
         path = f"/jobs/{world.job_id()}/events"
@@ -348,6 +360,7 @@ PROVOKED: dict[str, Callable[[World], requests.Response]] = {
     "inference_failed": told("break"),
     "out_of_device_memory": told("exhaust"),
     "output_not_written": output_not_written,
+    "worker_crashed": worker_crashed,
     "device_queue_full": device_queue_full,
     "device_failed": device_failed,
     "internal_error": told("trip"),

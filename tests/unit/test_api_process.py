@@ -416,9 +416,9 @@ def test_the_envelope_has_exactly_the_promised_keys(client: FlaskClient, played_
     reply = client.get(f"/jobs/{done['job_id']}")
     body = reply.json
     assert body is not None
-    assert list(body) == ["job_id", "id", "status", "created_at", "started_at", "completed_at", "deadline", "retry_of",
-                          "progress", "links", "queue_position", "eta_seconds", "cells", "extraction",
-                          "tokens", "result", "error", "webhook"]  # fmt: skip
+    assert list(body) == ["job_id", "id", "status", "created_at", "started_at", "completed_at", "deadline",
+                          "outputs_removed_at", "retry_of", "progress", "links", "queue_position", "eta_seconds",
+                          "cells", "extraction", "tokens", "result", "error", "webhook"]  # fmt: skip
     assert list(body["cells"]["front_rmbg"]) == ["status", "url", "width", "height", "bytes", "seconds", "files",
                                                  "preflight", "print", "own_alpha", "cached", "error"]  # fmt: skip
     assert body["progress"] == {"done": 4, "total": 4}

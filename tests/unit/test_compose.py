@@ -106,6 +106,10 @@ def test_redis_has_a_password_keeps_its_data_and_publishes_nothing() -> None:
     assert _load("docker-compose.yml")["networks"]["queue"] == {"internal": True}
     assert "requirepass" in str(redis["command"])
     assert "--appendonly yes" in str(redis["command"])
+    # A job must never be thrown away to make room for another.
+    assert "--maxmemory-policy noeviction" in str(redis["command"])
+    assert re.fullmatch(r"\d+(mb|gb)", _with_defaults(redis["environment"]["REDIS_MAXMEMORY"]))
+    assert '--maxmemory "$$REDIS_MAXMEMORY"' in str(redis["command"]).replace("\\\\", "\\")
     assert redis["environment"]["REDISCLI_AUTH"].startswith("${REDIS_PASSWORD:?")  # no default: compose refuses
     assert "redis-data:/data" in redis["volumes"]
 

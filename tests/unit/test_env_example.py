@@ -18,6 +18,7 @@ COMPOSE_ONLY = {
     "PIP_EXTRA_INDEX_URL",
     "PYTHON_IMAGE",
     "REDIS_IMAGE",
+    "REDIS_MAXMEMORY",
     "STOP_GRACE_PERIOD",
 }
 _LINE = re.compile(r"^#?([A-Z][A-Z0-9_]*)=(.*)$")

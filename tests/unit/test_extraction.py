@@ -39,6 +39,7 @@ from worker.budget import PixelBudget
 from worker.extraction import Extractor, Prepared
 from worker.images import decode
 from worker.pictures import PreparedSides
+from worker.retention import Retention
 
 ROOT = Path(__file__).parents[2]
 PHOTO = jpeg(120, 80)
@@ -510,6 +511,30 @@ class TestPaidOnce:
         report = second.report
         assert (report.cached, report.calls, report.tokens) == (True, 0, None)
         assert second.job.tokens is None
+
+    def test_the_kept_answer_serves_also_when_the_outputs_of_its_job_were_removed(
+        self, side: MakeSide, remote: GeminiServer
+    ) -> None:
+        """Given outputs that had their time, then an equal picture costs no call and has an original of its own."""
+        first = side()
+        first.prepare()
+        assert first.store.finish(first.job_id, JobStatus.SUCCEEDED)
+        Retention(first.settings.model_copy(update={"output_max_bytes": 1}), first.store, first.storage).sweep()
+        assert list(first.storage.outputs()) == []
+        second = side()
+        second.prepare()
+        assert (second.report.cached, len(remote.requests)) == (True, 1)
+        (original,) = second.storage.outputs()
+        assert original.job_id == second.job_id
+        assert second.report.original_url == second.storage.url(original.name)
+
+    def test_calls_that_were_repeated_are_counted_once(self, side: MakeSide, remote: GeminiServer) -> None:
+        remote.will(server.problem(503, "UNAVAILABLE", "Busy."))
+        asked = side(gemini_tries=2)
+        asked.prepare()
+        asked.prepare()  # delivered again: the answer is there
+        assert len(remote.requests) == 2
+        assert asked.store.counters.read()["retries"] == {"extraction": 1}
 
     def test_another_caller_does_not_get_it(self, side: MakeSide, remote: GeminiServer) -> None:
         side().prepare()

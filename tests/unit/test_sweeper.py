@@ -123,7 +123,7 @@ def test_files_of_an_open_job_stay_however_old_they_are(store: Store, storage: F
 
 
 def test_a_folder_without_a_job_goes_when_nobody_can_be_writing_it_any_more(
-    storage: FolderStorage, sweeper: Sweeper
+    store: Store, storage: FolderStorage, sweeper: Sweeper
 ) -> None:
     young, old = new_job_id(), new_job_id()
     for job_id in (young, old):
@@ -131,6 +131,7 @@ def test_a_folder_without_a_job_goes_when_nobody_can_be_writing_it_any_more(
     age(storage.work_dir(old), HOUR + 60)
     sweeper.remove_old_files()
     assert [job_id for job_id, _ in storage.work_folders()] == [young]
+    assert store.counters.read()["abandoned"] == {"work": 1}
 
 
 def test_halves_of_outputs_that_a_killed_process_left_are_removed(storage: FolderStorage, sweeper: Sweeper) -> None:

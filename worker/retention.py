@@ -1,0 +1,110 @@
+"""How long outputs stay: so long (OUTPUT_TTL), and the oldest jobs' go first when all are too many (OUTPUT_MAX_BYTES).
+
+A job's outputs go together and never while it is open. Its record says so before the first file goes: what dies in
+between is finished by the next sweep, and no record promises files that are not there.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import islice
+
+import structlog
+
+from shared.jobs import OPEN, utc_now
+from shared.settings import Settings
+from shared.storage import FolderStorage, OutputFile
+from shared.store import Store
+from shared.store.counters import OUTPUT_BYTES, OUTPUT_FILES, REMOVED_BYTES, REMOVED_JOBS
+
+log = structlog.get_logger(__name__)
+
+#: How many jobs Redis is asked for at once.
+_STEP = 500
+
+
+class Retention:
+    """Removes outputs that have had their time. Workers that do it at once do each other no harm."""
+
+    def __init__(self, settings: Settings, store: Store, storage: FolderStorage) -> None:
+        self._ttl_s, self._limit_bytes = settings.output_ttl, settings.output_max_bytes
+        self._store, self._storage = store, storage
+
+    def sweep(self) -> None:
+        """Measure all outputs, and remove what is too old or too much.
+
+        Raises:
+            StoreUnavailable: Redis does not answer. Nothing was removed that is not said to be.
+        """
+        folder = _Folder(self._storage.outputs())
+        oldest_first = iter(folder.job_ids())
+        while step := list(islice(oldest_first, _STEP)):
+            doomed = self._doomed(folder, step)
+            self._remove(folder, doomed)
+            if not doomed:
+                break  # all that follow are younger
+        self._store.counters.put({OUTPUT_BYTES: folder.bytes, OUTPUT_FILES: folder.files})
+
+    def _doomed(self, folder: "_Folder", job_ids: list[str]) -> dict[str, str]:
+        """Which of these jobs' outputs have to go, and why: age or size."""
+        now, left_bytes = time.time(), folder.bytes
+        reasons: dict[str, str] = {}
+        if not self._ttl_s and not (self._limit_bytes and left_bytes > self._limit_bytes):
+            return reasons
+        for job_id, ending in zip(job_ids, self._store.endings(job_ids), strict=True):
+            is_old = bool(self._ttl_s) and now - folder.used_at(job_id) > self._ttl_s
+            is_too_much = bool(self._limit_bytes) and left_bytes > self._limit_bytes
+            if (is_old or is_too_much) and not (ending is not None and ending[0] in OPEN):
+                reasons[job_id] = "age" if is_old else "size"
+                left_bytes -= folder.take(job_id)
+        return reasons
+
+    def _remove(self, folder: "_Folder", reasons: dict[str, str]) -> None:
+        self._store.removed_outputs.note(list(reasons), utc_now())
+        for job_id, reason in reasons.items():
+            # Another sweep may have been faster; what it has removed, it has counted.
+            files = [file for file in folder.files_of(job_id) if self._storage.remove_output(file.name)]
+            size = sum(file.bytes for file in files)
+            if files:
+                self._store.counters.add(REMOVED_JOBS, reason)
+                self._store.counters.add(REMOVED_BYTES, reason, size)
+                log.info("outputs_removed", job_id=job_id, reason=reason, files=len(files), bytes=size)
+
+
+class _Folder:
+    """All outputs by job. Names that share their data take its bytes once, until the last of them goes."""
+
+    def __init__(self, outputs: Iterator[OutputFile]) -> None:
+        self._jobs: dict[str, list[OutputFile]] = defaultdict(list)
+        self._names: Counter[tuple[int, int]] = Counter()
+        self.bytes = 0
+        for file in outputs:
+            self._jobs[file.job_id].append(file)
+            if not self._names[file.data_id]:
+                self.bytes += file.bytes
+            self._names[file.data_id] += 1
+
+    @property
+    def files(self) -> int:
+        return self._names.total()
+
+    def job_ids(self) -> list[str]:
+        """Those first whose outputs have not been used for the longest time; of equals, who had files before."""
+        made_at = {job_id: min(file.used_at for file in files) for job_id, files in self._jobs.items()}
+        return sorted(self._jobs, key=lambda job_id: (self.used_at(job_id), made_at[job_id]))
+
+    def used_at(self, job_id: str) -> float:
+        return max(file.used_at for file in self._jobs[job_id])
+
+    def files_of(self, job_id: str) -> list[OutputFile]:
+        return self._jobs[job_id]
+
+    def take(self, job_id: str) -> int:
+        """Leave a job's outputs out of the account; the bytes that the disk has free without them."""
+        freed = 0
+        for file in self._jobs[job_id]:
+            self._names[file.data_id] -= 1
+            if not self._names[file.data_id]:
+                freed += file.bytes
+        self.bytes -= freed
+        return freed
