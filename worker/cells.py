@@ -46,7 +46,9 @@ class LoadedEngine(MaskEngine, Protocol):
 
     input_size: int
     dtype: torch.dtype
-    weights_id: str
+
+    @property
+    def weights_id(self) -> str: ...
 
 
 def options_of(job: Job) -> JobOptions:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -46,6 +47,14 @@ def configure_torch(settings: Settings) -> None:
     torch.backends.cudnn.benchmark = True  # one input size per model, so the search is paid once, in warm_up
 
 
+_HASHING = ThreadPoolExecutor(1, thread_name_prefix="hashing")
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Engine:
     """A model ready to compute.
 
@@ -53,7 +62,6 @@ class Engine:
         spec: what is loaded.
         input_size: side of its square input, in pixels.
         device: where it lives. dtype: what it computes in; fp16 on CUDA when USE_FP16 is set, else fp32.
-        weights_id: SHA-256 of its checkpoint; other weights under the same name have another.
     """
 
     def __init__(
@@ -76,8 +84,8 @@ class Engine:
         self.device = device
         self.dtype = torch.float16 if use_fp16 and device.type == "cuda" else torch.float32
         self.input_size = spec.config.input_size
-        with spec.path.open("rb") as file:
-            self.weights_id = hashlib.file_digest(file, "sha256").hexdigest()
+        # Beside loading and warm-up: hashing lets go of the interpreter lock, and the file is read once from the disk.
+        self._weights_id = _HASHING.submit(_digest_of, spec.path)
         plain = load_checkpoint(spec.path, spec.config, device=device, dtype=self.dtype)
         net = prepare_for_inference(plain, pack=compile_mode != "aot")
         self._net = accelerate(net, device, compile_mode, compiled_dir)
@@ -85,6 +93,11 @@ class Engine:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of its checkpoint: other weights under the same name have another."""
+        return self._weights_id.result()
 
     def warm_up(self) -> float:
         """One forward pass on a grey picture, so that the first job does not pay for lazy initialisation.
