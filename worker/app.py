@@ -31,7 +31,6 @@ from worker.engine import Engine, configure_torch, pick_device
 from worker.heartbeat import Heartbeat
 from worker.held import give_back, held_options
 from worker.memory import MemoryTrimmer, memory_report
-from worker.metering import count_deliveries
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
 from worker.rescuer import Rescuer
@@ -168,7 +167,6 @@ def run_worker(
         guard = CrashGuard(store, settings.worker_name, settings.max_deliveries)
         register_tasks(app, Pipeline(settings, store, storage, engines, queue), guard)
         register_webhook_task(app, WebhookSender(settings, store))
-        count_deliveries(app, store.counters)
         try:
             count, suspects = give_back(app, store, settings.worker_name)
         except (OperationalError, RedisError, StoreUnavailable) as exc:

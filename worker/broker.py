@@ -18,19 +18,31 @@ from kombu.utils.json import dumps
 from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-# KEYS: index, messages. ARGV: time, tag, message.
-_TAKE = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) return redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])"
+from shared import messages
+from shared.store.counters import DELIVERIES, METRICS, REDELIVERIES, field
+
+# KEYS: index, messages, metrics. ARGV: time, tag, message, then what to count.
+_TAKE = """
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+for i = 4, #ARGV do redis.call('HINCRBY', KEYS[3], ARGV[i], 1) end
+return redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+"""
+#: Only our own tasks: names in messages are anybody's who can write to Redis, labels are few.
+_TASKS = frozenset({messages.PLAN, messages.CELL, messages.ASSEMBLE, messages.FAIL, messages.WEBHOOK})
 # KEYS: index, messages. ARGV: tag.
 _DONE = "redis.call('ZREM', KEYS[1], ARGV[1]) return redis.call('HDEL', KEYS[2], ARGV[1])"
 
 
 class ScriptedQoS(redis.QoS):
-    """The stock bookkeeping of unacknowledged messages: same keys, same values, fewer commands."""
+    """The stock bookkeeping of unacknowledged messages: same keys, same values, fewer commands.
+
+    Every message taken is counted for /metrics in the same command, and once more when a worker had it before.
+    """
 
     def append(self, message: Any, delivery_tag: str) -> None:
         delivery = message.delivery_info
         kept = dumps([message._raw, delivery["exchange"], delivery["routing_key"]])  # type: ignore[no-untyped-call]
-        self._run(_TAKE, time.time(), delivery_tag, kept)
+        self._run(_TAKE, time.time(), delivery_tag, kept, *_counted(message))
         VirtualQoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
@@ -39,7 +51,15 @@ class ScriptedQoS(redis.QoS):
 
     def _run(self, script: str, *args: Any) -> None:
         with self.channel.conn_or_acquire() as client:
-            Script(client, script)(keys=[self.unacked_index_key, self.unacked_key], args=args)
+            Script(client, script)(keys=[self.unacked_index_key, self.unacked_key, METRICS], args=args)
+
+
+def _counted(message: Any) -> list[str]:
+    task = message.headers.get("task") if isinstance(message.headers, dict) else None
+    if task not in _TASKS:
+        return []
+    names = [DELIVERIES, REDELIVERIES] if message.delivery_info.get("redelivered") else [DELIVERIES]
+    return [field(name, task) for name in names]
 
 
 class SharedClientChannel(redis.Channel):

@@ -26,6 +26,9 @@ class CrashGuard:
     def __init__(self, store: Store, worker_name: str, max_deliveries: int) -> None:
         self._under_way, self._worker, self._limit = store.under_way, worker_name, max_deliveries
         self._turns = _Turns()
+        # Steps that run, and how often Redis was told so, by job: the cells of a job are one note, not four.
+        self._in_hand: dict[str, list[int]] = {}
+        self._lock = threading.Lock()
 
     @contextmanager
     def step(self, job_id: str) -> Iterator[None]:
@@ -35,28 +38,45 @@ class CrashGuard:
             WorkerCrashed: the job was under way when MAX_DELIVERIES workers died; the block is not run.
             StoreUnavailable: Redis was away for too long.
         """
-        with self._turns.beside_others():
-            crashes = patiently(lambda: self._under_way.begin(self._worker, job_id))
+        with self._turns.beside_others(), self._in_hand_of(job_id) as is_noted:
+            crashes = 0 if is_noted else self._begin(job_id)
             if not crashes:
-                with self._noted(job_id):
-                    yield
+                yield
                 return
         if crashes >= self._limit:
             raise WorkerCrashed(f"{crashes} workers died while they worked on this job (MAX_DELIVERIES)")
-        with self._turns.alone():
+        with self._turns.alone(), self._in_hand_of(job_id):
             log.warning("step_alone", crashes=crashes)
-            patiently(lambda: self._under_way.begin(self._worker, job_id, is_alone=True))
-            with self._noted(job_id):
-                yield
+            self._begin(job_id, is_alone=True)
+            yield
+
+    def _begin(self, job_id: str, *, is_alone: bool = False) -> int:
+        """Note the job as under way, unless it is suspected and not alone; returns its crashes."""
+        crashes = patiently(lambda: self._under_way.begin(self._worker, job_id, is_alone=is_alone))
+        if not crashes or is_alone:
+            with self._lock:
+                self._in_hand[job_id][1] += 1
+        return crashes
 
     @contextmanager
-    def _noted(self, job_id: str) -> Iterator[None]:
+    def _in_hand_of(self, job_id: str) -> Iterator[bool]:
+        """Count the step inside the block. Yields whether its job is noted already; the last step out ends that."""
+        with self._lock:
+            steps = self._in_hand.setdefault(job_id, [0, 0])
+            steps[0] += 1
+            is_noted = steps[1] > 0
         try:
-            yield
+            yield is_noted
         finally:
-            # Otherwise the next crash counts this job although it is done with: a suspicion, no harm.
-            with suppress(StoreUnavailable):
-                patiently(lambda: self._under_way.end(self._worker, job_id))
+            with self._lock:
+                steps[0] -= 1
+                noted = 0 if steps[0] else steps[1]
+                if not steps[0]:
+                    del self._in_hand[job_id]
+            if noted:
+                # Otherwise the next crash counts this job although it is done with: a suspicion, no harm.
+                with suppress(StoreUnavailable):
+                    patiently(lambda: self._under_way.end(self._worker, job_id, noted))
 
 
 class _Turns:

@@ -19,9 +19,9 @@ if crashes == 0 or ARGV[2] == '1' then redis.call('HINCRBY', KEYS[2], ARGV[1], 1
 return crashes
 """
 
-# KEYS: the worker's jobs. ARGV: job id.
+# KEYS: the worker's jobs. ARGV: job id, how often it was noted.
 _END = """
-if redis.call('HINCRBY', KEYS[1], ARGV[1], -1) <= 0 then redis.call('HDEL', KEYS[1], ARGV[1]) end
+if redis.call('HINCRBY', KEYS[1], ARGV[1], -tonumber(ARGV[2])) <= 0 then redis.call('HDEL', KEYS[1], ARGV[1]) end
 """
 
 # KEYS: the worker's jobs. ARGV: open states. Returns the jobs that were counted.
@@ -54,10 +54,10 @@ class UnderWay:
         with translated():
             return int(self._begin(keys=[job_key(job_id), _key(worker)], args=[job_id, int(is_alone)]))
 
-    def end(self, worker: str, job_id: str) -> None:
-        """Note that a step has ended, however it did."""
+    def end(self, worker: str, job_id: str, count: int = 1) -> None:
+        """Take back `count` notes: the steps have ended, however they did."""
         with translated():
-            self._end(keys=[_key(worker)], args=[job_id])
+            self._end(keys=[_key(worker)], args=[job_id, count])
 
     def count_crash(self, worker: str) -> list[str]:
         """Count a crash for every open job that a dead worker was working on, and forget what it had begun.

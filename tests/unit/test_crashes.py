@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,30 @@ def test_what_has_ended_or_was_handed_back_is_not_suspected(
     assert store.under_way.count_crash("worker-1") == []
     store.under_way.begin("worker-1", handed_back)
     store.under_way.forget("worker-1")
+    assert store.under_way.count_crash("worker-1") == []
+
+
+def test_steps_of_one_job_that_overlap_are_one_note_which_lasts_until_the_last_of_them_ends(
+    store: Store, guard: CrashGuard, make: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, begun = make(), []
+    real = store.under_way.begin
+
+    def begin(*arguments: Any, **named: Any) -> int:
+        begun.append(arguments)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(store.under_way, "begin", begin)
+    first = guard.step(job_id)
+    first.__enter__()
+    with guard.step(job_id):
+        first.__exit__(None, None, None)  # the step that told Redis ends before this one
+        assert len(begun) == 1
+        with guard.step(job_id):
+            pass
+        assert store.under_way.count_crash("worker-1") == [job_id]
+    with guard.step(make()):
+        pass
     assert store.under_way.count_crash("worker-1") == []
 
 
