@@ -2,6 +2,7 @@
 
 A final state never changes, so a retry is a job of its own, with its own id and files. Good cells are its cells from
 the start, linked; prepared sides and uploads are linked as long as they are kept, URLs are fetched again when not.
+What became of a side's extraction goes with its cells; a side without one whose extraction failed is asked for again.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ from api.caller import caller
 from api.headers import Terms
 from api.service import Service
 from shared.errors import InvalidRequest, JobStillOpen, NothingToRetry, OutputNotFound, SourceExpired, StoreUnavailable
-from shared.jobs import CellRecord, CellStatus, Job, Side, Source, cell_name, new_job
+from shared.jobs import CellRecord, CellStatus, ExtractionReport, Job, Side, Source, cell_name, new_job
+from shared.storage import name_of
 from shared.store import Claim
 from shared.store.counters import RETRIES
 from shared.takeover import take_over
@@ -84,7 +86,7 @@ def _new_job(service: Service, old: Job, job_id: str, again: frozenset[str], ter
     )
     cells = {name: _kept(service, old, name, job) for name in old.cells if name not in again}
     job = job.model_copy(update={"cells": job.cells | {name: cell for name, cell in cells.items() if cell}})
-    return job.model_copy(update={"sources": _sources(service, old, job)})
+    return job.model_copy(update={"sources": _sources(service, old, job), "extraction": _extraction(service, old, job)})
 
 
 def _kept(service: Service, old: Job, name: str, job: Job) -> CellRecord | None:
@@ -97,13 +99,43 @@ def _kept(service: Service, old: Job, name: str, job: Job) -> CellRecord | None:
     return taken and taken[0]
 
 
+def _extraction(service: Service, old: Job, job: Job) -> dict[str, ExtractionReport]:
+    """The reports that are true of the new job too; what was spent is the old job's."""
+    reports = {}
+    for side, report in old.extraction.items():
+        if not _is_asked_again(old, job, side):
+            address = report.original_url and _linked_original(service, job, side, report.original_url)
+            update = {"original_url": address, "cached": report.status == "extracted", "calls": 0, "tokens": None}
+            reports[side] = report.model_copy(update=update)
+    return reports
+
+
+def _is_asked_again(old: Job, job: Job, side: str) -> bool:
+    """Whether an extraction that failed may be tried again: no cell of the side was made from the original instead."""
+    report = old.extraction.get(side)
+    is_failed = report is not None and report.status == "failed"
+    return is_failed and all(job.cells[cell_name(side, model)].status != CellStatus.SUCCEEDED for model in job.models)
+
+
+def _linked_original(service: Service, job: Job, side: str, url: str) -> str | None:
+    name = service.storage.output_name(job.id, job.job_id, side, "original")
+    try:
+        service.storage.link_output(name_of(url), name)
+    except OutputNotFound:
+        return None  # removed by age
+    return service.storage.url(name)
+
+
 def _sources(service: Service, old: Job, job: Job) -> dict[Side, Source]:
     """Where the new job's pictures come from, with what is kept of the old one's linked."""
     storage, sources = service.storage, dict(old.sources)
     kept = storage.work_files(old.job_id)
     for side, source in old.sources.items():
         linked = 0
-        for name in [name for name in kept if name.startswith(f"{side}.")]:  # front.upload, front.prepared
+        names = [name for name in kept if name.startswith(f"{side}.")]  # front.upload, front.prepared
+        if _is_asked_again(old, job, side):
+            names = [name for name in names if not name.endswith(".prepared")]  # the original, which is not wanted
+        for name in names:
             try:
                 storage.link_work(old.job_id, name, job.job_id, name)
             except OutputNotFound:

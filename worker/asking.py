@@ -151,8 +151,7 @@ class Asker:
 
     def _ask(self, question: Question, usage: Usage, raise_if_ended: Callable[[], None]) -> Answer:
         aspect = nearest_aspect(question.size.width, question.size.height)
-        with self._counted(question.job.job_id, _BEGUN_NAME.format(side=question.side)) as lost:
-            usage.calls += lost
+        with self._counted(question.job.job_id, _BEGUN_NAME.format(side=question.side), usage) as lost:
             try:
                 image = self._gemini.extract(question.picture, "image/jpeg", aspect, usage, raise_if_ended)
             finally:
@@ -161,9 +160,11 @@ class Asker:
         return Answer(image, {"calls": usage.calls, "tokens": tokens})
 
     @contextmanager
-    def _counted(self, job_id: str, name: str) -> Iterator[int]:
+    def _counted(self, job_id: str, name: str, usage: Usage) -> Iterator[int]:
         """Count calls that begin and never end: a worker that dies of every answer must not ask for ever.
 
+        Args:
+            usage: those that never ended are added to it; Gemini may have billed them.
         Returns:
             How many have before.
         Raises:
@@ -173,6 +174,7 @@ class Asker:
             begun = int((self._storage.work_dir(job_id) / name).read_bytes())
         except FileNotFoundError:
             begun = 0
+        usage.calls += begun
         if begun >= _LOST_CALLS:
             raise ExtractionInterrupted(f"the worker was stopped {begun} times during this extraction")
         self._storage.write_work(job_id, name, str(begun + 1).encode())

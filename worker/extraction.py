@@ -5,6 +5,7 @@ A side's outcome is recorded with the job before the task that made it is acknow
 the job has spent stays in its report.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from shared.errors import (
     ExtractionNotConfigured,
     FatalError,
     OutputNotWritten,
+    StoreUnavailable,
 )
 from shared.jobs import ExtractionReport, Job
 from shared.settings import Settings
@@ -29,12 +31,15 @@ from worker.budget import PixelBudget
 from worker.gemini import Usage
 from worker.images import Picture, decode, encode_png, read_size
 from worker.images.artwork import look_at
+from worker.images.outgoing import on_ground
 from worker.images.picture import Pixels
 from worker.images.register import Registered, register
 
 log = structlog.get_logger(__name__)
 
 _REDRAWN = "The extracted design differs from the original (score {:.2f}); compare the two."
+#: A failure that Redis could not be told of.
+_FAILURE_NAME = "{side}-failure.json"
 #: What EXTRACT_ON_ERROR decides about: Gemini did not deliver, or what it delivered cannot be used or written.
 _Failed = ExtractionError | OutputNotWritten
 
@@ -109,7 +114,12 @@ class Extractor:
             tokens=usage.tokens,
             seconds=round(seconds, 3),
         )
-        self._report(job, side, report)
+        try:
+            self._report(job, side, report)
+        except StoreUnavailable:  # the step is done again when Redis is back, and shall know that this was paid for
+            with contextlib.suppress(OutputNotWritten):
+                self._storage.write_work(job.job_id, _FAILURE_NAME.format(side=side), report.model_dump_json().encode())
+            raise
         if not goes_on:
             raise error
         return Prepared(data)
@@ -162,7 +172,8 @@ class Extractor:
         # In memory at once: the original, the answer, and the answer laid over the original.
         with self._budget.hold(2 * question.size.pixels + self._asker.size_of(answer).pixels):
             picture = decode(data, pixel_limit=self._settings.pixel_limit)
-            drawn = self._asker.pixels_of(answer).rgb
+            # The colours under transparent pixels are anything, mostly black.
+            drawn = on_ground(self._asker.pixels_of(answer))
             try:
                 registered = register(drawn, picture.rgb)
                 prepared = _compose(registered, picture)
@@ -180,7 +191,10 @@ class Extractor:
         return self._storage.output_name(question.job.id, question.job.job_id, question.side, "original")
 
     def _earlier_report(self, job: Job, side: str) -> ExtractionReport | None:
-        text = self._store.get_mark(job.job_id, f"{EXTRACTION_MARK}{side}")
+        text: str | bytes | None = self._store.get_mark(job.job_id, f"{EXTRACTION_MARK}{side}")
+        if text is None:
+            with contextlib.suppress(FileNotFoundError):
+                text = (self._storage.work_path(job.job_id) / _FAILURE_NAME.format(side=side)).read_bytes()
         return None if text is None else ExtractionReport.model_validate_json(text)
 
     def _raise_earlier_failure(self, job: Job, side: str) -> None:

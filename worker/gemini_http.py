@@ -90,7 +90,12 @@ class _Cut:
             self._sockets.clear()
 
     def watch(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore's `trace` extension: note the socket of a new connection."""
+        """httpcore's `trace` extension: note the socket of a new connection, and let none take too long to make."""
+        if event == "connection.connect_tcp.started":
+            # Each address of a name gets this time anew; a firewall that drops what it gets would hold us at them all.
+            with contextlib.suppress(OSError):  # the name is not known: connecting says so
+                found = socket.getaddrinfo(info["host"], info["port"], type=socket.SOCK_STREAM)
+                info["timeout"] /= max(1, len(found))
         if event != "connection.connect_tcp.complete":
             return
         sock = info["return_value"].get_extra_info("socket")

@@ -40,6 +40,8 @@ def to_hash(job: Job) -> dict[str, str]:
     if webhook is not None:
         # Which events the webhook wants, for the script: ",job.failed,cell.done,".
         fields["hook:events"] = f",{','.join(WebhookOptions.model_validate(webhook).events)},"
+    # A retry begins with what became of the sides that it takes over.
+    fields |= {f"mark:{EXTRACTION_MARK}{side}": report.model_dump_json() for side, report in job.extraction.items()}
     return fields | {f"cell:{name}": dump(cell.model_dump(mode="json")) for name, cell in job.cells.items()}
 
 

@@ -266,6 +266,23 @@ class TestWhatComesBack:
         assert picture.alpha is not None
         assert (picture.alpha == pixels[..., 3]).all()
 
+    def test_transparency_in_the_answer_is_no_black(self, side: MakeSide, remote: GeminiServer) -> None:
+        """Given black art on nothing, under which most programs keep black, then the art is there to be seen."""
+        pixels = np.zeros((80, 120, 4), np.uint8)
+        pixels[20:60, 30:90, 3] = 255
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        remote.will(server.picture(file.getvalue()))
+        original = np.full((80, 120, 3), 255, np.uint8)
+        original[20:60, 30:90] = 0
+        sent = io.BytesIO()
+        Image.fromarray(original).save(sent, "PNG")
+        asked = side()
+        prepared = asked.prepare(sent.getvalue())
+        assert prepared.picture is not None
+        assert abs(prepared.picture.rgb.astype(int) - original).mean() < 5
+        assert asked.report.redrawn is False
+
     def test_another_design_is_flagged(self, side: MakeSide, remote: GeminiServer) -> None:
         designs = load_designs()
         photo = mockup(designs[15], 3, "plain")
@@ -568,8 +585,13 @@ class TestPaidOnce:
         assert len(remote.requests) == 1
         assert sum(one.report.calls for one in sides) == 1
 
-    def test_an_answer_is_kept_when_redis_goes_away_before_it_is_recorded(
-        self, side: MakeSide, remote: GeminiServer, tmp_path: Path
+    @pytest.mark.parametrize(
+        ("reply", "status", "reason"),
+        [(server.picture(), "extracted", "asked"), (server.words("No."), "failed", "extraction_empty")],
+        ids=["a picture", "a refusal in words, which is billed too"],
+    )
+    def test_an_outcome_is_kept_when_redis_goes_away_before_it_is_recorded(
+        self, remote: GeminiServer, tmp_path: Path, reply: server.Reply, status: str, reason: str
     ) -> None:
         """Given Redis stops while the model draws, when the step is done again, then nothing is asked again."""
         with RedisServer(persist=True) as own_redis:
@@ -581,15 +603,16 @@ class TestPaidOnce:
 
             def stop_redis_then_answer(handler: server.Handler, request: server.Asked) -> None:
                 own_redis.stop()
-                server.picture()(handler, request)
+                reply(handler, request)
 
             remote.will(stop_redis_then_answer)
             with pytest.raises(StoreUnavailable):
                 asked.extractor.prepare(job, "front", PHOTO, lambda: None)
             own_redis.start()
             asked.prepare()
-            assert asked.report.status == "extracted"
             assert len(remote.requests) == 1
+            assert (asked.report.status, asked.report.reason, asked.report.calls) == (status, reason, 1)
+            assert asked.report.tokens is not None
             store.close()
 
     def test_a_job_that_was_canceled_while_it_waited_for_its_turn_is_not_paid_for(
@@ -630,6 +653,7 @@ class TestPaidOnce:
         with pytest.raises(ExtractionError) as caught:
             again.prepare()
         assert caught.value.code == "extraction_interrupted"
+        assert again.report.calls == 2, "both may be on the bill"
         assert len(remote.requests) == 1
 
 

@@ -1,12 +1,14 @@
 """One call to Gemini: the real SDK against a server on loopback that answers everything that can come."""
 
+import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from email.utils import format_datetime
@@ -243,6 +245,37 @@ def test_a_proxy_of_the_environment_is_used_and_left_on_time_too(
     started = time.monotonic()
     assert error_of(gemini).code == "extraction_timeout"
     assert time.monotonic() - started < 10
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port of four loopback addresses where nobody answers, as behind a firewall that drops what it gets."""
+    with contextlib.ExitStack() as stack:
+        port = 0
+        for number in range(1, 5):
+            listener = stack.enter_context(socket.socket())
+            listener.bind((f"127.0.0.{number}", port))
+            port = listener.getsockname()[1]
+            listener.listen(0)
+            for _ in range(3):  # more than the queue takes: the kernel drops the next
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex((f"127.0.0.{number}", port))
+        yield port
+
+
+def test_a_name_with_many_addresses_that_are_deaf_is_left_on_time(
+    make: Make, deaf_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", deaf_port)) for number in range(1, 5)]
+    known = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: found if host == "deaf.test" else known(host, *rest, **more)
+    )
+    gemini = make(gemini_base_url=f"http://deaf.test:{deaf_port}", gemini_timeout_s=4)
+    started = time.monotonic()
+    assert error_of(gemini).code == "extraction_timeout"
+    assert time.monotonic() - started < 12  # four times four seconds, without a limit for all of them
 
 
 def test_an_endless_body_is_left_at_the_limit(

@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from shared.jobs import CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
+from shared.jobs import CellRecord, CellStatus, ExtractionReport, Job, JobStatus, TokenUse, cell_name, utc_now
 from shared.settings import Settings
 from shared.storage import FolderStorage, job_of, name_of, output_name
-from shared.store import Store
+from shared.store import EXTRACTION_MARK, Store
 from tests.conftest import PlayedWorker, assert_problem, eventually, succeed
 from tests.redis_server import RedisServer
 
@@ -244,6 +244,58 @@ def test_the_sources_of_a_retry_are_its_own(client: FlaskClient, settings: Setti
     assert {"front.prepared", "back.upload", "front_rmbg-alpha.npy"} <= set(storage.work_files(new))
     storage.remove_work(partial_job)
     assert (storage.work_dir(new) / "back.prepared").read_text() == "back"
+
+
+def deliver_extracted(
+    settings: Settings, reports: dict[str, ExtractionReport], store: Store, job: Job, failed: tuple[str, ...]
+) -> None:
+    """As `deliver`, after the designs were extracted, or not, as reported."""
+    storage = FolderStorage(settings.outputs_dir, settings.base_url)
+    for side, report in reports.items():
+        if report.status == "extracted":
+            name = storage.output_name(job.id, job.job_id, side, "original")
+            storage.write_atomic(name, f"the {side} as it came".encode())
+            report = report.model_copy(update={"original_url": storage.url(name)})
+        store.set_mark(job.job_id, f"{EXTRACTION_MARK}{side}", report.model_dump_json())
+    deliver(settings, store, job, failed)
+
+
+def test_a_retry_knows_what_became_of_the_designs_that_it_goes_on_with(
+    client: FlaskClient, played_worker: PlayedWorker, settings: Settings
+) -> None:
+    """Given a redrawn front and a back whose original was used, then the retry warns of both and has spent nothing."""
+    tokens = TokenUse(prompt=1, candidates=2, total=3)
+    spent: dict[str, Any] = {"model": "a-model", "calls": 2, "tokens": tokens, "warning": "Look at it."}
+    reports = {
+        "front": ExtractionReport(status="extracted", reason="photo", score=0.1, redrawn=True, **spent),
+        "back": ExtractionReport(status="failed", reason="extraction_empty", detail="No.", **spent),
+    }
+    played_worker.outcome = partial(deliver_extracted, settings, reports, failed=("front_rmbg", "back_rmbg"))
+    old = str((client.post("/process", json=DATA_BODY).json or {})["job_id"])
+    played_worker.outcome = partial(deliver, settings)
+    new = str((client.post(f"/jobs/{old}/retry").json or {})["job_id"])
+    front, back = (envelope(client, new)["extraction"][side] for side in ("front", "back"))
+    assert (front["status"], front["redrawn"], front["warning"]) == ("extracted", True, "Look at it.")
+    assert (front["calls"], front["tokens"], front["cached"]) == (0, None, True)
+    assert (back["status"], back["warning"], back["calls"], back["cached"]) == ("failed", "Look at it.", 0, False)
+    assert client.delete(f"/jobs/{old}").status_code == 204
+    assert new in front["original_url"]
+    assert content(settings, front["original_url"]) == "the front as it came"
+
+
+def test_a_retry_asks_again_for_a_side_whose_extraction_failed_and_that_has_no_cell(
+    client: FlaskClient, played_worker: PlayedWorker, settings: Settings
+) -> None:
+    report = ExtractionReport(status="failed", reason="extraction_unavailable", warning="The original was used.")
+    outcome = partial(deliver_extracted, settings, {"back": report}, failed=("back_rmbg", "back_birefnet"))
+    played_worker.outcome = outcome
+    old = str((client.post("/process", json=DATA_BODY).json or {})["job_id"])
+    played_worker.hold()
+    for query in ("", "?cell=back_rmbg"):
+        new = str((client.post(f"/jobs/{old}/retry{query}", headers=ASYNC).json or {})["job_id"])
+        kept = FolderStorage(settings.outputs_dir, settings.base_url).work_files(new)
+        assert ("front.prepared" in kept, "back.upload" in kept, "back.prepared" in kept) == (True, True, False)
+        assert envelope(client, new)["extraction"] == {}
 
 
 def test_a_retry_without_its_upload_says_so_and_leaves_nothing(
