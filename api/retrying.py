@@ -105,7 +105,8 @@ def _extraction(service: Service, old: Job, job: Job) -> dict[str, ExtractionRep
     for side, report in old.extraction.items():
         if not _is_asked_again(old, job, side):
             address = report.original_url and _linked_original(service, job, side, report.original_url)
-            update = {"original_url": address, "cached": report.status == "extracted", "calls": 0, "tokens": None}
+            spent = {"calls": 0, "tokens": None, "seconds": None}
+            update = {"original_url": address, "cached": report.status == "extracted", **spent}
             reports[side] = report.model_copy(update=update)
     return reports
 

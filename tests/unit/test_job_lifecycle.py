@@ -265,7 +265,7 @@ def test_a_retry_knows_what_became_of_the_designs_that_it_goes_on_with(
 ) -> None:
     """Given a redrawn front and a back whose original was used, then the retry warns of both and has spent nothing."""
     tokens = TokenUse(prompt=1, candidates=2, total=3)
-    spent: dict[str, Any] = {"model": "a-model", "calls": 2, "tokens": tokens, "warning": "Look at it."}
+    spent: dict[str, Any] = {"model": "a-model", "calls": 2, "tokens": tokens, "warning": "Look at it.", "seconds": 9.5}
     reports = {
         "front": ExtractionReport(status="extracted", reason="photo", score=0.1, redrawn=True, **spent),
         "back": ExtractionReport(status="failed", reason="extraction_empty", detail="No.", **spent),
@@ -276,7 +276,7 @@ def test_a_retry_knows_what_became_of_the_designs_that_it_goes_on_with(
     new = str((client.post(f"/jobs/{old}/retry").json or {})["job_id"])
     front, back = (envelope(client, new)["extraction"][side] for side in ("front", "back"))
     assert (front["status"], front["redrawn"], front["warning"]) == ("extracted", True, "Look at it.")
-    assert (front["calls"], front["tokens"], front["cached"]) == (0, None, True)
+    assert (front["calls"], front["tokens"], front["cached"], front["seconds"]) == (0, None, True, None)
     assert (back["status"], back["warning"], back["calls"], back["cached"]) == ("failed", "Look at it.", 0, False)
     assert client.delete(f"/jobs/{old}").status_code == 204
     assert new in front["original_url"]
