@@ -32,7 +32,7 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[J
     Raises:
         JobStillOpen, NothingToRetry, SourceExpired, QueueFull.
         IdempotencyKeyReused: the key stands for another request.
-        InvalidRequest: the job has no cell of such a name.
+        InvalidRequest: the job has no cell of such a name, or a model of theirs is not offered any more.
     """
     unknown = [name for name in names if name not in old.cells]
     if unknown:
@@ -44,6 +44,7 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[J
         again = names or [name for name, cell in old.cells.items() if cell.status == CellStatus.FAILED]
         if not again:
             raise NothingToRetry(f"Every cell of {old.job_id} was delivered; name one (?cell=) to compute it again")
+        _check_models(service, again)
         service.store.raise_if_full()
         try:
             new = _new_job(service, old, job_id, frozenset(again), terms)
@@ -59,6 +60,14 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[J
         return None
 
     return once(service, terms.idempotency_key, lambda: _digest(old, names), make)
+
+
+def _check_models(service: Service, names: list[str]) -> None:
+    """Refuse cells that no worker could compute: MODELS may have lost one since the job was made."""
+    models = service.settings.models
+    gone = [name for name in names if name.split("_")[1] not in models]
+    if gone:
+        raise InvalidRequest(f"{gone[0]} cannot be tried again: its model is not one of {', '.join(models)} any more")
 
 
 def _remove_files(service: Service, job_id: str) -> None:

@@ -122,6 +122,26 @@ def test_every_line_of_the_log_is_json_and_follows_the_request(server: Server, p
     assert mine["request_done"]["status"] == 200
 
 
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET /jobs?cursor=" + b"A" * 4094 + b" HTTP/1.1", 414),
+        (b"GET /jobs HTTP/1.1\r\nX-Long: " + b"A" * 8190, 431),
+        (b"GET /jobs", 400),
+    ],
+)
+def test_what_is_refused_before_our_code_has_the_status_that_the_readme_names(
+    server: Server, request_head: bytes, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request_head + b"\r\nHost: x\r\n\r\n")
+        answer = connection.makefile("rb").readline()
+    assert answer.split()[1] == str(status).encode()
+    text = (ROOT / "README.md").read_text().partition("### Error codes")[2].partition("| Code |")[0]
+    assert f"({status})" in text
+    assert server.is_live()
+
+
 @pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=edge"])
 def test_a_body_without_a_length_is_limited_too(settings: Settings, tmp_path: Path, content_type: str) -> None:
     server = Server(settings, tmp_path / "api.log", UPLOAD_LIMIT_MB="1")

@@ -406,6 +406,20 @@ def test_a_retry_that_is_refused_frees_its_key(client: FlaskClient, store: Store
     assert made(try_again(client, job_id))
 
 
+def test_a_retry_with_a_model_that_is_not_offered_any_more_says_so(
+    client: FlaskClient, settings: Settings, partial_job: str
+) -> None:
+    """Its job would fail with an internal_error that asks to be tried again."""
+    app = create_app(settings.model_copy(update={"models": ("birefnet",)}))
+    later = app.test_client()
+    problem = assert_problem(later.post(f"/jobs/{partial_job}/retry", headers=ASYNC), 422, "invalid_request")
+    assert "back_rmbg" in problem["detail"]
+    assert retries_of(client, partial_job) == []
+    assert later.post(f"/jobs/{partial_job}/retry?cell=back_birefnet", headers=ASYNC).status_code == 202
+    app.extensions["service"].store.close()
+    app.extensions["service"].celery.close()
+
+
 # --- deadlines --------------------------------------------------------------------------------------------------------
 
 
