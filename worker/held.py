@@ -5,7 +5,7 @@ Each worker keeps its own under its own name, so that those of a dead one can be
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 from celery import Celery
@@ -14,8 +14,9 @@ from celery.worker import state as worker_state
 from shared import messages
 from shared.store import Store
 
-#: How many messages of each queue are looked at, next ones first.
-_LOOKED_AT = 2000
+#: How many messages of a queue are read at once, next ones first, and how many of them again with the next ones: while
+#: a queue is read, workers take from its end and the others move up.
+_PAGE, _OVERLAP = 2000, 200
 
 
 def held_options(worker_name: str) -> dict[str, str]:
@@ -67,26 +68,40 @@ def give_back(app: Celery, store: Store, worker_name: str) -> tuple[int, list[st
     return len(tags), suspects
 
 
-def jobs_with_messages(app: Celery, worker_names: Iterable[str]) -> set[str]:
-    """The jobs that a message waits for or a worker holds one of.
+def jobs_with_messages(app: Celery, worker_names: Iterable[str], wanted: Set[str]) -> set[str]:
+    """Those of the `wanted` jobs that a message waits for or a worker holds one of.
 
-    A message that moves while this looks can be missed, so one look proves nothing.
+    Queues are read to their ends if need be: messages of canceled jobs stay in them and no limit counts those. As a rule
+    the oldest jobs are wanted, whose messages come first. A message that moves while this looks can be missed, so one
+    look proves nothing.
     """
+    found: set[str] = set()
     with app.connection_for_write() as connection:
         client = connection.default_channel.client
         # In the order that a message takes.
-        waiting = [text for queue in _QUEUES for text in client.lrange(queue, -_LOOKED_AT, -1)]
+        for page in (page for queue in _QUEUES for page in _pages(client, queue)):
+            found |= wanted & {_job_of(text) for text in page}
+            if found == wanted:
+                return found
         held = [text for name in worker_names for text in client.hvals(held_options(name)["unacked_key"])]
-    found = [_job_of(json.loads(text)) for text in waiting] + [_job_of(json.loads(text)[0]) for text in held]
-    return {job_id for job_id in found if job_id}
+    return found | (wanted & {_job_of(text, is_held=True) for text in held})
+
+
+def _pages(client: Any, queue: str) -> Iterator[list[bytes]]:
+    """The messages of a queue, next ones first."""
+    seen = 0
+    while page := client.lrange(queue, -seen - _PAGE, -seen - 1):
+        yield page
+        seen += _PAGE - _OVERLAP
 
 
 _QUEUES = (messages.QUEUE, messages.CELL_QUEUE)
 
 
-def _job_of(message: Any) -> str | None:
+def _job_of(text: bytes, *, is_held: bool = False) -> str | None:
     """The job a message is about; None for one of another form, which is discarded when its turn comes."""
     try:
+        message = json.loads(text)[0] if is_held else json.loads(text)
         _, arguments, _ = json.loads(base64.b64decode(message["body"]))
         return str(arguments["job_id"])
     except (TypeError, ValueError, LookupError):

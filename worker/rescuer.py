@@ -75,7 +75,8 @@ class Rescuer(Ticker):
         if not stalled:
             self._lost = set()
             return
-        known = jobs_with_messages(self._app, {*self._store.holders(), self._name})
+        job_ids = {job_id for job_id, _ in stalled}
+        known = jobs_with_messages(self._app, {*self._store.holders(), self._name}, job_ids)
         lost = {(job_id, since) for job_id, since in stalled if job_id not in known}
         for job_id, _ in sorted(lost & self._lost, key=lambda pair: pair[1]):
             self._rescue(job_id)

@@ -78,7 +78,7 @@ def test_a_job_without_a_message_is_planned_again_at_the_second_look_and_only_on
     assert broker.waiting(CELL_QUEUE) == 0, "one look proves nothing"
     rescuer.tick()
     assert broker.waiting(CELL_QUEUE) == 1
-    assert jobs_with_messages(broker.app, []) == {job_id}
+    assert jobs_with_messages(broker.app, [], {job_id, "another"}) == {job_id}
     assert store.get_mark(job_id, CANVAS_MARK) != "submitted"
     for _ in range(3):
         rescuer.tick()
@@ -95,6 +95,27 @@ def test_a_job_that_waits_or_is_worked_on_is_left_alone(rescuer: Rescuer, broker
         rescuer.tick()
     assert broker.waiting(CELL_QUEUE) == 0
     assert broker.waiting(QUEUE) == (0 if is_held else 1)
+
+
+def test_a_job_that_waits_behind_thousands_of_messages_keeps_its_place(rescuer: Rescuer, broker: Broker) -> None:
+    """Given the messages of canceled jobs, which stay in the queue and count for no limit."""
+    broker.make(is_sent=True)
+    send_plan(broker.app, new_job_id(), "req-2")
+    canceled = broker.redis.lpop(QUEUE)
+    broker.redis.rpush(QUEUE, *[canceled] * 4500)  # type: ignore[list-item]
+    for _ in range(3):
+        rescuer.tick()
+    assert broker.waiting(CELL_QUEUE) == 0
+
+
+def test_a_lost_job_is_found_although_thousands_of_messages_wait(rescuer: Rescuer, broker: Broker) -> None:
+    lost = broker.make(is_sent=False)
+    send_plan(broker.app, new_job_id(), "req-2")
+    broker.redis.rpush(QUEUE, *broker.redis.lrange(QUEUE, 0, 0) * 4500)  # type: ignore[operator]
+    for _ in range(2):
+        rescuer.tick()
+    assert jobs_with_messages(broker.app, [], {lost}) == {lost}
+    assert broker.waiting(CELL_QUEUE) == 1
 
 
 def test_a_job_that_has_just_changed_or_has_ended_is_left_alone(rescuer: Rescuer, broker: Broker, store: Store) -> None:
@@ -157,7 +178,7 @@ def test_a_message_in_this_workers_hands_stays_there(
 
 
 def test_entries_that_are_no_messages_do_not_stop_the_rescue(rescuer: Rescuer, broker: Broker) -> None:
-    for junk in ("[]", "7", '{"body": "?"}', '{"body": "W10="}'):
+    for junk in ("no JSON", "[]", "7", '{"body": "?"}', '{"body": "W10="}'):
         broker.redis.lpush(QUEUE, junk)
     broker.make(is_sent=False)
     for _ in range(2):
