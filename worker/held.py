@@ -71,7 +71,7 @@ def give_back(app: Celery, store: Store, worker_name: str) -> tuple[int, list[st
 def jobs_with_messages(app: Celery, worker_names: Iterable[str], wanted: Set[str]) -> set[str]:
     """Those of the `wanted` jobs that a message waits for or a worker holds one of.
 
-    Queues are read to their ends if need be: messages of canceled jobs stay in them and no limit counts those. As a rule
+    Queues are read to their ends if need be: messages of canceled jobs stay in them and count for no limit. As a rule
     the oldest jobs are wanted, whose messages come first. A message that moves while this looks can be missed, so one
     look proves nothing.
     """

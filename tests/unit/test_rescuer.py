@@ -101,8 +101,8 @@ def test_a_job_that_waits_behind_thousands_of_messages_keeps_its_place(rescuer: 
     """Given the messages of canceled jobs, which stay in the queue and count for no limit."""
     broker.make(is_sent=True)
     send_plan(broker.app, new_job_id(), "req-2")
-    canceled = broker.redis.lpop(QUEUE)
-    broker.redis.rpush(QUEUE, *[canceled] * 4500)  # type: ignore[list-item]
+    canceled = str(broker.redis.lpop(QUEUE))
+    broker.redis.rpush(QUEUE, *[canceled] * 4500)
     for _ in range(3):
         rescuer.tick()
     assert broker.waiting(CELL_QUEUE) == 0
@@ -111,7 +111,7 @@ def test_a_job_that_waits_behind_thousands_of_messages_keeps_its_place(rescuer: 
 def test_a_lost_job_is_found_although_thousands_of_messages_wait(rescuer: Rescuer, broker: Broker) -> None:
     lost = broker.make(is_sent=False)
     send_plan(broker.app, new_job_id(), "req-2")
-    broker.redis.rpush(QUEUE, *broker.redis.lrange(QUEUE, 0, 0) * 4500)  # type: ignore[operator]
+    broker.redis.rpush(QUEUE, *broker.redis.lrange(QUEUE, 0, 0) * 4500)
     for _ in range(2):
         rescuer.tick()
     assert jobs_with_messages(broker.app, [], {lost}) == {lost}
