@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from shared.jobs import CellStatus
 from shared.messages import make_celery
 from tests.chaos.invariant import check_invariant
 from tests.chaos.stack import Accepted, Stack
@@ -108,13 +109,19 @@ def test_the_whole_stack_killed_at_once_loses_nothing(stack: Stack) -> None:
     assert check_invariant(stack, jobs) == {"succeeded": 6}
 
 
+def _cells_begun(stack: Stack, jobs: list[Accepted]) -> int:
+    cells = [cell for job in jobs for cell in stack.store.get(job.job_id).cells.values()]
+    return sum(cell.status == CellStatus.PROCESSING for cell in cells)
+
+
 def test_two_workers_that_get_the_same_cells_deliver_them_once(stack: Stack) -> None:
     """Given a worker that is taken for dead while it computes, then another does the same, and the job ends once."""
     stack.start_worker("worker-2")
     stack.wait_ready("worker-2")
     stack.hold("rmbg")
     jobs = [stack.post("front", "back") for _ in range(2)]
-    stack.wait_entered("rmbg")
+    # A cell that was begun has its message in hand; that one has come to the gate says nothing of the others.
+    wait_for("all four cells", lambda: _cells_begun(stack, jobs) == 4)
     counts = [give_back(make_worker_app(stack.settings), stack.store, name)[0] for name in ("worker-1", "worker-2")]
     assert sum(counts) >= 4
     stack.release("rmbg")
