@@ -33,4 +33,4 @@ def test_a_cell_that_ends_while_redis_is_away_is_counted_once_when_it_is_back(se
     with redis.Redis(port=server.port) as client:
         (counted,) = client.keys("*.j")
         assert client.zcard(counted) == 2
-    backend.client.close()
+    backend.client.connection_pool.disconnect()
