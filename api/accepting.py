@@ -107,8 +107,7 @@ def _can_be_undone(service: Service, job: Job) -> bool:
         service.store.delete(job)
     except StoreUnavailable:
         return False
-    service.storage.remove_outputs(job.job_id)
-    service.storage.remove_work(job.job_id)
+    service.storage.remove_job(job.job_id)
     return True
 
 

@@ -16,20 +16,19 @@ from api.schemas import HealthReport, WorkerMemory
 from api.service import Service
 from shared.errors import StoreUnavailable
 from shared.jobs import FINAL
-from shared.messages import ASSEMBLE, CELL, CELL_QUEUE, FAIL, PLAN, QUEUE, WEBHOOK, WEBHOOK_QUEUE
+from shared.messages import CELL_QUEUE, QUEUE, TASKS, WEBHOOK_QUEUE
 from shared.store import counters
 
-_TASKS = (PLAN, CELL, ASSEMBLE, FAIL, WEBHOOK)
 _CODES = tuple(sorted(error_classes()))
 #: Name in Redis -> (metric, what it counts, label, its values). Each value is shown from the start, as 0: a counter
 #: that first appears at 1 has, for Prometheus, not increased.
 _COUNTERS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
-    counters.DELIVERIES: ("cutout_deliveries", "Tasks given to workers, again or for the first time", "task", _TASKS),
+    counters.DELIVERIES: ("cutout_deliveries", "Tasks given to workers, again or for the first time", "task", TASKS),
     counters.REDELIVERIES: (
         "cutout_redeliveries",
         "Tasks given to a worker that had been given to one before",
         "task",
-        _TASKS,
+        TASKS,
     ),
     counters.RETRIES: (
         "cutout_retries",

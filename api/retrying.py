@@ -54,9 +54,9 @@ def retry(service: Service, old: Job, names: list[str], terms: Terms) -> tuple[J
         except StoreUnavailable:
             raise  # Redis may have taken the record before it went, and the job is done then
         except BaseException:
-            _remove_files(service, job_id)
+            service.storage.remove_job(job_id)
             raise
-        _remove_files(service, job_id)
+        service.storage.remove_job(job_id)
         return None
 
     return once(service, terms.idempotency_key, lambda: _digest(old, names), make)
@@ -68,11 +68,6 @@ def _check_models(service: Service, names: list[str]) -> None:
     gone = [name for name in names if name.split("_")[1] not in models]
     if gone:
         raise InvalidRequest(f"{gone[0]} cannot be tried again: its model is not one of {', '.join(models)} any more")
-
-
-def _remove_files(service: Service, job_id: str) -> None:
-    service.storage.remove_outputs(job_id)
-    service.storage.remove_work(job_id)
 
 
 def _digest(old: Job, names: list[str]) -> str:

@@ -3,6 +3,8 @@
 Messages carry ids, never pixels or secrets: Flower shows their arguments to anyone who may open it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
@@ -25,6 +27,8 @@ CELL = "jobs.cell"
 ASSEMBLE = "jobs.assemble"
 FAIL = "jobs.fail"
 WEBHOOK = "jobs.webhook"
+#: All of them: the labels of what /metrics counts by task.
+TASKS = (PLAN, CELL, ASSEMBLE, FAIL, WEBHOOK)
 
 #: Seconds until Redis gives an unacknowledged message to another worker. It is not renewed while a task runs, so it is
 #: longer than the longest wait plus run (field-notes.md section 6: 5 s ran an 8 s cell twice).
@@ -83,7 +87,7 @@ def send_webhook(app: Celery, job_id: str, event_id: str, token: int) -> None:
 
 
 def _send(app: Celery, name: str, arguments: dict[str, Any], *, queue: str, task_id: str | None = None) -> None:
-    try:
+    with sending():
         app.send_task(
             name,
             kwargs=arguments,
@@ -92,5 +96,12 @@ def _send(app: Celery, name: str, arguments: dict[str, Any], *, queue: str, task
             ignore_result=True,
             retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5},
         )
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """Errors of Celery's sending inside the block are StoreUnavailable."""
+    try:
+        yield
     except (OperationalError, RedisError, OSError) as exc:
         raise unavailable(exc) from exc

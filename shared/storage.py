@@ -170,6 +170,11 @@ class FolderStorage:
         pattern = re.compile(rf"design_.*_{re.escape(job_id)}_{f'{cell}[_.]' if cell else ''}.*")
         self._remove_files(self._dir, lambda entry: bool(pattern.fullmatch(entry.name)))
 
+    def remove_job(self, job_id: str) -> None:
+        """Remove all files of a job: its outputs and its work folder."""
+        self.remove_outputs(job_id)
+        self.remove_work(job_id)
+
     def remove_unfinished(self, older_than_s: float) -> int:
         """Remove outputs that a killed process was writing that long ago, and say how many there were."""
         limit = time.time() - older_than_s

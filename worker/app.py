@@ -168,11 +168,9 @@ def run_worker(
         register_tasks(app, Pipeline(settings, store, storage, engines, queue), guard)
         register_webhook_task(app, WebhookSender(settings, store))
         try:
-            count, suspects = give_back(app, store, settings.worker_name)
+            give_back(app, store, settings.worker_name)
         except (OperationalError, RedisError, StoreUnavailable) as exc:
             raise FatalError("Redis went away while the models were loaded; start the worker again") from exc
-        if count:
-            log.warning("messages_given_back", count=count, worker=settings.worker_name, suspects=suspects)
 
         def is_ready(**_: Any) -> None:
             heartbeat.update(status="ready")

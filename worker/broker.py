@@ -27,8 +27,6 @@ redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
 for i = 4, #ARGV do redis.call('HINCRBY', KEYS[3], ARGV[i], 1) end
 return redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 """
-#: Only our own tasks: names in messages are anybody's who can write to Redis, labels are few.
-_TASKS = frozenset({messages.PLAN, messages.CELL, messages.ASSEMBLE, messages.FAIL, messages.WEBHOOK})
 # KEYS: index, messages. ARGV: tag.
 _DONE = "redis.call('ZREM', KEYS[1], ARGV[1]) return redis.call('HDEL', KEYS[2], ARGV[1])"
 
@@ -56,7 +54,8 @@ class ScriptedQoS(redis.QoS):
 
 def _counted(message: Any) -> list[str]:
     task = message.headers.get("task") if isinstance(message.headers, dict) else None
-    if task not in _TASKS:
+    # Only our own tasks: names in messages are anybody's who can write to Redis, labels are few.
+    if task not in messages.TASKS:
         return []
     names = [DELIVERIES, REDELIVERIES] if message.delivery_info.get("redelivered") else [DELIVERIES]
     return [field(name, task) for name in names]

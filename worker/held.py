@@ -3,16 +3,18 @@
 Each worker keeps its own under its own name, so that those of a dead one can be given back and nobody else's.
 """
 
-import base64
-import json
 from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
+import structlog
 from celery import Celery
 from celery.worker import state as worker_state
 
 from shared import messages
 from shared.store import Store
+from shared.store.waiting import job_of_message
+
+log = structlog.get_logger(__name__)
 
 #: How many messages of a queue are read at once, next ones first, and how many of them again with the next ones: while
 #: a queue is read, workers take from its end and the others move up.
@@ -65,6 +67,8 @@ def give_back(app: Celery, store: Store, worker_name: str) -> tuple[int, list[st
     suspects = store.under_way.count_crash(worker_name)  # first: who takes the messages shall know
     tags = tags_noted(app, worker_name)
     give_back_tags(app, worker_name, tags)
+    if tags:
+        log.warning("messages_given_back", count=len(tags), worker=worker_name, suspects=suspects)
     return len(tags), suspects
 
 
@@ -80,11 +84,11 @@ def jobs_with_messages(app: Celery, worker_names: Iterable[str], wanted: Set[str
         client = connection.default_channel.client
         # In the order that a message takes.
         for page in (page for queue in _QUEUES for page in _pages(client, queue)):
-            found |= wanted & {_job_of(text) for text in page}
+            found |= wanted & {job_of_message(text) for text in page}
             if found == wanted:
                 return found
         held = [text for name in worker_names for text in client.hvals(held_options(name)["unacked_key"])]
-    return found | (wanted & {_job_of(text, is_held=True) for text in held})
+    return found | (wanted & {job_of_message(text, is_held=True) for text in held})
 
 
 def _pages(client: Any, queue: str) -> Iterator[list[bytes]]:
@@ -96,13 +100,3 @@ def _pages(client: Any, queue: str) -> Iterator[list[bytes]]:
 
 
 _QUEUES = (messages.QUEUE, messages.CELL_QUEUE)
-
-
-def _job_of(text: bytes, *, is_held: bool = False) -> str | None:
-    """The job a message is about; None for one of another form, which is discarded when its turn comes."""
-    try:
-        message = json.loads(text)[0] if is_held else json.loads(text)
-        _, arguments, _ = json.loads(base64.b64decode(message["body"]))
-        return str(arguments["job_id"])
-    except (TypeError, ValueError, LookupError):
-        return None

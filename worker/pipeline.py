@@ -256,8 +256,7 @@ class Pipeline:
         Never for a job that was gone when the step began: its record may have expired, and its outputs outlive that.
         """
         log.warning("job_deleted_meanwhile")
-        self._storage.remove_outputs(job_id)
-        self._storage.remove_work(job_id)
+        self._storage.remove_job(job_id)
 
     def _is_delivered(self, record: CellRecord) -> bool:
         return record.url is not None and self._storage.path(record.url.rpartition("/")[2]).is_file()

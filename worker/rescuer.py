@@ -53,10 +53,8 @@ class Rescuer(Ticker):
     def _give_back_for_the_dead(self) -> None:
         absent = {name for name, reports in self._store.holders().items() if not reports and name != self._name}
         for name in absent & self._absent:
-            count, suspects = give_back(self._app, self._store, name)
+            give_back(self._app, self._store, name)
             self._store.drop_holder(name)
-            if count:
-                log.warning("messages_given_back", count=count, worker=name, suspects=suspects)
         self._absent = absent
 
     def _give_back_dropped(self) -> None:

@@ -10,11 +10,9 @@ from typing import Any
 
 import structlog
 from celery import Celery, chord
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from shared import messages
-from shared.errors import StoreUnavailable, WorkerCrashed
+from shared.errors import WorkerCrashed
 from shared.logs import bind_context
 from worker.crashes import CrashGuard
 from worker.patience import patiently
@@ -52,10 +50,8 @@ def register_tasks(app: Celery, pipeline: Pipeline, guard: CrashGuard) -> None:
 
     def _submit(cells: list[tuple[str, str]], ids: dict[str, str]) -> None:
         body = assemble.s(**ids).on_error(fail.s(**ids))
-        try:
+        with messages.sending():
             chord([cell.s(side=side, model=model, **ids) for side, model in cells], body).apply_async()
-        except (OperationalError, RedisError, OSError) as exc:
-            raise StoreUnavailable("Redis does not take the cells") from exc
 
     def _give_up(job_id: str, error: WorkerCrashed) -> None:
         patiently(lambda: pipeline.give_up(job_id, error))

@@ -63,8 +63,7 @@ def delete(job_id: str) -> Response:
     found = find_job(service, job_id)
     was_open = service.store.cancel(job_id)
     service.store.delete(found, keep_events_s=_LAST_WORDS_S if was_open else 0)
-    service.storage.remove_outputs(job_id)
-    service.storage.remove_work(job_id)
+    service.storage.remove_job(job_id)
     return Response(status=204)
 
 

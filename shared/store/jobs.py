@@ -102,7 +102,11 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
             QueueFull: `max_queued_jobs` wait already; it says when to come again.
         """
         events = [{"type": "status", "status": job.status, "at": job.created_at}]
-        events += [_cell_event(name, cell) for name, cell in job.cells.items() if cell.status in FINAL_CELLS]
+        events += [
+            _cell_event(name, cell.model_dump(mode="json"))
+            for name, cell in job.cells.items()
+            if cell.status in FINAL_CELLS
+        ]
         pairs = [part for pair in to_hash(job).items() for part in pair]
         with translated():
             outcome = self._create(
@@ -136,11 +140,7 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         Raises:
             JobNotFound: there is no such job, or its record has expired.
         """
-        with translated():
-            fields = self._redis.hgetall(job_key(job_id))
-        if not fields:
-            raise _job_not_found(job_id)
-        return from_hash(fields)
+        return self.get_with_marks(job_id)[0]
 
     def get_with_marks(self, job_id: str) -> tuple[Job, dict[str, str]]:
         """The job's record, and all of its marks by name.
@@ -292,7 +292,7 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
             JobNotFound: there is no such job.
         """
         count = field(CELL_FAILURES, _code(cell.error)) if cell.status == CellStatus.FAILED else ""
-        return self._run_change(job_id, OPEN, *_cell_change(name, cell), count=count)
+        return self._run_change(job_id, self._change_of(job_id, OPEN, *_cell_change(name, cell), count=count))
 
     def _set_status(
         self,
@@ -306,35 +306,23 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         event: dict[str, Any] = {"type": "status", "status": status, "at": now}
         values = {"status": str(status), **{name: encode(name, value) for name, value in fields.items()}}
         values |= {f"mark:{name}": value for name, value in (marks or {}).items()}
+        of_an_end: dict[str, str] = {}
         if status == JobStatus.PREPARING:
             values["started_at"] = now.isoformat()
         if status in FINAL:
             values["completed_at"] = now.isoformat()
             event |= {"final": True, "result": fields.get("result"), "error": fields.get("error")}
             never_done = CellRecord(status=CellStatus.FAILED, error=fields.get("error"))
-            return self._run_change(
-                job_id,
-                allowed,
-                event,
-                values,
-                open_cells=dump(never_done.model_dump(mode="json")),
-                count=field(JOBS_ENDED, status),
-                count_open=field(CELL_FAILURES, _code(never_done.error)),
-            )
-        return self._run_change(job_id, allowed, event, values)
+            of_an_end = {
+                "open_cells": dump(never_done.model_dump(mode="json")),
+                "count": field(JOBS_ENDED, status),
+                "count_open": field(CELL_FAILURES, _code(never_done.error)),
+            }
+        return self._run_change(job_id, self._change_of(job_id, allowed, event, values, **of_an_end))
 
-    def _run_change(
-        self,
-        job_id: str,
-        allowed: frozenset[JobStatus],
-        event: dict[str, Any],
-        values: dict[str, str],
-        cell_field: str = "",
-        open_cells: str = "",
-        count: str = "",
-        count_open: str = "",
-    ) -> bool:
-        keys, args = self._change_of(job_id, allowed, event, values, cell_field, open_cells, count, count_open)
+    def _run_change(self, job_id: str, change: tuple[list[Any], list[Any]]) -> bool:
+        """Run CHANGE with keys and arguments from `_change_of`; whether anything has changed."""
+        keys, args = change
         with translated():
             outcome = self._change(keys=keys, args=args)
         if outcome == -1:
@@ -408,14 +396,14 @@ def _code(error: dict[str, Any] | None) -> str:
     return str((error or {}).get("code", InternalError.code))
 
 
-def _cell_event(name: str, cell: CellRecord) -> dict[str, Any]:
-    return {"type": "cell", "cell": name, **cell.model_dump(mode="json")}
+def _cell_event(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "cell", "cell": name, **record}
 
 
 def _cell_change(name: str, cell: CellRecord) -> tuple[dict[str, Any], dict[str, str], str]:
     """The event, the field with its value, and the field again, as CHANGE wants them of a cell."""
     record, cell_field = cell.model_dump(mode="json"), f"cell:{name}"
-    return {"type": "cell", "cell": name, **record}, {cell_field: dump(record)}, cell_field
+    return _cell_event(name, record), {cell_field: dump(record)}, cell_field
 
 
 def _job_not_found(job_id: str) -> JobNotFound:

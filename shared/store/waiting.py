@@ -27,15 +27,20 @@ class WaitingMessages:
         """Seconds since the job of the message that is next in a queue was begun; 0 when none waits."""
         with translated():
             message = self._redis.lindex(queue, -1)  # new ones come in at the other end
-            job_id = None if message is None else _job_of(message)
+            job_id = None if message is None else job_of_message(message)
             begun = None if job_id is None else self._redis.hget(job_key(job_id), "started_at")
         return 0.0 if begun is None else max(0.0, (utc_now() - datetime.fromisoformat(begun)).total_seconds())
 
 
-def _job_of(message: str) -> str | None:
-    """The job_id among a task's arguments; None when this is no message of ours."""
+def job_of_message(text: str | bytes, *, is_held: bool = False) -> str | None:
+    """The job a message is about; None for one of another form, which is discarded when its turn comes.
+
+    Args:
+        is_held: as a worker keeps it that has taken it: [message, exchange, routing key].
+    """
     try:
-        arguments = json.loads(base64.b64decode(json.loads(message)["body"]))[1]
+        message = json.loads(text)[0] if is_held else json.loads(text)
+        _, arguments, _ = json.loads(base64.b64decode(message["body"]))
         return str(arguments["job_id"])
-    except (ValueError, LookupError, TypeError):
+    except (TypeError, ValueError, LookupError):
         return None
