@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from api.service import get_service
@@ -72,6 +73,10 @@ def record_problem(record: Mapping[str, Any] | None, members: Mapping[str, Any])
     return problem(error.code, error.status, error.title, detail, members)
 
 
+def _unreadable() -> InvalidJson:
+    return InvalidJson("The request body could not be read, or ended too early")
+
+
 def register_error_handlers(app: Flask) -> None:
     """Answer every error as a problem; what is not ours says nothing about our insides."""
 
@@ -97,13 +102,18 @@ def register_error_handlers(app: Flask) -> None:
         if status == 404:
             return error_problem(NotFound(f"There is nothing at {request.path[:200]}"))
         if status == 400:
-            return error_problem(InvalidJson("The request body could not be read, or ended too early"))
+            return error_problem(_unreadable())
         title = str(error.name)
         reply = problem(title.lower().replace(" ", "_"), status, title, str(error.description or title))
         for name, value in error.get_headers():
             if name.lower() in ("allow", "content-range"):
                 reply.headers[name] = value
         return reply
+
+    @app.errorhandler(ParseException)
+    def body_not_http(error: ParseException) -> Response:
+        """A body in chunks is only seen to be none while it is read, by gunicorn and in here."""
+        return error_problem(_unreadable())
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

@@ -7,6 +7,8 @@ cap on waits and one set of metrics. gthread finished 8 of 8 requests in flight 
 
 import math
 import signal
+import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,12 @@ class _JsonLogger(Logger):  # type: ignore[misc]
     def setup(self, cfg: object) -> None:
         super().setup(cfg)
         configure_logging(_settings)
+
+    def exception(self, msg: str, *args: object, **kwargs: Any) -> None:
+        if isinstance(sys.exc_info()[1], BlockingIOError):  # the time that when_ready has set is over: no fault of ours
+            self.info("Gave up on a client that stopped in mid-request")
+        else:
+            super().exception(msg, *args, **kwargs)
 
 
 _host = f"[{_settings.api_host}]" if ":" in _settings.api_host else _settings.api_host
@@ -60,6 +68,17 @@ def post_worker_init(worker: Any) -> None:
             stop(number, frame)
 
     signal.signal(signal.SIGTERM, drain)
+
+
+def when_ready(server: Any) -> None:
+    """Give up on a client that stops before its headers end, too: no hook of gunicorn's comes early enough.
+
+    So the kernel keeps the time. What is accepted has the options of what listens.
+    """
+    seconds, rest = divmod(_settings.upload_stall_s, 1)
+    for listener in server.LISTENERS:
+        limit = struct.pack("@ll", int(seconds), int(rest * 1e6))
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
 def pre_request(worker: object, req: Any) -> None:

@@ -71,6 +71,8 @@ def _from_form(request: Request) -> dict[str, Any]:
     sent: dict[str, str | FileStorage] = {}
     pairs: list[tuple[str, str | FileStorage]] = [*request.form.items(multi=True), *request.files.items(multi=True)]
     for name, value in pairs:
+        if not name:
+            raise InvalidRequest("every part of the form must have a name: " + ", ".join(_FIELDS))
         if name not in _FIELDS:
             raise InvalidRequest(f"{name[:100]}: unknown field")
         if name in sent:

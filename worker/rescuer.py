@@ -38,6 +38,8 @@ class Rescuer(Ticker):
         self._absent: set[str] = set()
         self._dropped: set[str] = set()
         self._lost: set[tuple[str, float]] = set()
+        # How many of the jobs that have not changed for the longest time were looked at before.
+        self._looked_at = 0
 
     def tick(self) -> None:
         """Look once."""
@@ -69,9 +71,9 @@ class Rescuer(Ticker):
         self._dropped = dropped
 
     def _plan_again(self) -> None:
-        stalled = self._store.stalled(self._after_s, _AT_ONCE)
+        stalled = self._store.stalled(self._after_s, _AT_ONCE, skip=self._looked_at)
         if not stalled:
-            self._lost = set()
+            self._lost, self._looked_at = set(), 0
             return
         job_ids = {job_id for job_id, _ in stalled}
         known = jobs_with_messages(self._app, {*self._store.holders(), self._name}, job_ids)
@@ -79,6 +81,8 @@ class Rescuer(Ticker):
         for job_id, _ in sorted(lost & self._lost, key=lambda pair: pair[1]):
             self._rescue(job_id)
         self._lost = lost
+        if not lost:  # otherwise a second look at the same ones decides
+            self._looked_at = self._looked_at + _AT_ONCE if len(stalled) == _AT_ONCE else 0
 
     def _rescue(self, job_id: str) -> None:
         try:

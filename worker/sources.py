@@ -50,7 +50,10 @@ _EMBEDDED = (
 )
 _NEVER = tuple(
     ipaddress.ip_network(text)
-    for text in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "2001::/23", "fec0::/10", "5f00::/16")
+    for text in (
+        *("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "2001::/23", "fec0::/10", "5f00::/16"),
+        "3fff::/20",  # documentation, RFC 9637; younger than Python's own list
+    )
 )
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

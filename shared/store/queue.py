@@ -71,14 +71,17 @@ class JobQueue:
         with translated():
             self._redis.zrem(DEADLINES, job_id)
 
-    def stalled(self, for_s: float, limit: int) -> list[tuple[str, float]]:
+    def stalled(self, for_s: float, limit: int, *, skip: int = 0) -> list[tuple[str, float]]:
         """Open jobs that have not changed for so long, as (job id, time of its last change), longest first.
 
         Most of them simply wait for their turn.
+
+        Args:
+            skip: so many of them are left out, those that have not changed for the longest time.
         """
         with translated():
             now = int(self._redis.time()[0])
-            found = self._redis.zrangebyscore(OPEN_JOBS, "-inf", now - for_s, start=0, num=limit, withscores=True)
+            found = self._redis.zrangebyscore(OPEN_JOBS, "-inf", now - for_s, start=skip, num=limit, withscores=True)
         return [(str(job_id), float(since)) for job_id, since in found]
 
     def touch(self, job_id: str) -> None:

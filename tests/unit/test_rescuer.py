@@ -118,6 +118,20 @@ def test_a_lost_job_is_found_although_thousands_of_messages_wait(rescuer: Rescue
     assert broker.waiting(CELL_QUEUE) == 1
 
 
+def test_a_lost_job_is_found_behind_more_waiting_ones_than_are_looked_at_in_one_go(
+    rescuer: Rescuer, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    for _ in range(5):
+        broker.make(is_sent=True)
+    lost = [broker.make(is_sent=False), broker.make(is_sent=False)]
+    broker.redis.zadd(OPEN_JOBS, dict.fromkeys(lost, time.time() - LONG_AGO_S / 2))
+    for _ in range(8):
+        rescuer.tick()
+    assert jobs_with_messages(broker.app, [], {*lost}) == {*lost}
+    assert broker.waiting(CELL_QUEUE) == 2, "each once, and nobody else"
+
+
 def test_a_job_that_has_just_changed_or_has_ended_is_left_alone(rescuer: Rescuer, broker: Broker, store: Store) -> None:
     changed, ended = broker.make(is_sent=False), broker.make(is_sent=False)
     store.transition(changed, JobStatus.PREPARING)
