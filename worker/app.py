@@ -24,7 +24,7 @@ from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
 from worker.cells import LoadedEngine
-from worker.consumer import TolerantConsumer, TolerantTransport
+from worker.consumer import TolerantConsumer
 from worker.crashes import CrashGuard
 from worker.device import DeviceQueue, batch_limits
 from worker.engine import Engine, configure_torch, pick_device
@@ -94,7 +94,8 @@ def make_worker_app(settings: Settings) -> Celery:
     url = settings.redis_url.get_secret_value()
     app.conf.result_backend = f"worker.backend:QuietRedisBackend+{url}"
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, **held_options(settings.worker_name)}
-    app.conf.broker_transport = TolerantTransport
+    # By name: `inspect stats`, which Flower asks for, sends it as JSON.
+    app.conf.broker_transport = "worker.consumer:TolerantTransport"
     app.conf.worker_consumer = TolerantConsumer
     # Task events are sent from when somebody asks for them, as Flower does every five seconds; what they cost is in
     # docs/performance.md.

@@ -1,5 +1,6 @@
 """A secret of its own in every setting and URL: after jobs that end well and badly, nobody else has seen one."""
 
+import json
 import re
 import secrets
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import redis
 
 from api.keys import new_key
 from shared.jobs import FINAL
+from shared.messages import make_celery
 from shared.settings import Settings, load_settings
 from tests import gemini_server
 from tests.gemini_server import GeminiServer
@@ -67,6 +69,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             _run_jobs(stack, gemini, receiver, found)
             found.add("the API's log", stack.api.log)
             found.add("the worker's log", stack.worker.log)
+            _ask_worker(settings, found)
             _read_redis(settings, found)
             _read_outputs(settings.outputs_dir, found)
             yield found
@@ -110,6 +113,13 @@ def _run_jobs(stack: Stack, gemini: GeminiServer, receiver: Receiver, seen: Seen
             seen.add(f"{path.split('/')[1] or 'page'} for {who}", f"{reply.headers}{reply.text}")
     for answer in receiver.received:
         seen.add("a webhook", f"{answer.headers}{answer.body!r}")
+
+
+def _ask_worker(settings: Settings, seen: Seen) -> None:
+    """What Flower asks a worker for, and shows."""
+    inspect = make_celery(settings, "flower").control.inspect(timeout=20, limit=1)
+    for question in ("conf", "stats", "registered", "active", "reserved", "scheduled", "active_queues", "report"):
+        seen.add(f"inspect {question}", json.dumps(getattr(inspect, question)(), default=str))
 
 
 def _read_redis(settings: Settings, seen: Seen) -> None:
@@ -159,5 +169,6 @@ def test_the_path_of_a_webhook_is_shown_to_its_owner_alone(seen: Seen) -> None:
 def test_the_search_would_find_what_is_there(seen: Seen) -> None:
     for place in ("the API's log", "the worker's log", "redis job:<id>", "jobs for its owner", "a webhook"):
         assert place in seen.holding(""), place
+    assert '"max-concurrency"' in seen.texts["inspect stats"]
     assert "webhook_tried" in seen.texts["the worker's log"]
     assert "extraction_unauthorized" in seen.texts["jobs for its owner"]

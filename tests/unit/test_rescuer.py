@@ -13,6 +13,7 @@ from shared.settings import Settings
 from shared.store import Store
 from shared.store.queue import OPEN_JOBS
 from tests.redis_server import RedisServer
+from worker import held
 from worker import rescuer as module
 from worker.app import make_worker_app
 from worker.held import jobs_with_messages
@@ -20,6 +21,14 @@ from worker.pipeline import CANVAS_MARK
 from worker.rescuer import Rescuer
 
 LONG_AGO_S = 1000
+
+
+class Killed(BaseException):
+    """What ends a rescuer in mid-step, as a kill does: nothing of ours catches it."""
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
 
 
 class Broker:
@@ -169,6 +178,51 @@ def test_a_dead_workers_messages_come_back_and_its_jobs_are_suspected(
     assert broker.redis.hlen("unacked:worker-2") == broker.redis.zcard("unacked_index:worker-2") == 0
     assert store.under_way.begin("worker-1", job_id) == 1
     assert store.holders() == {}
+
+
+def test_a_rescuer_that_dies_between_counting_a_crash_and_giving_back_is_followed_by_one_that_counts_no_more(
+    settings: Settings, rescuer: Rescuer, broker: Broker, store: Store, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = broker.make(is_sent=True)
+    store.publish_worker("worker-2", {"status": "ready"})
+    broker.redis.delete("worker:worker-2")
+    broker.take("worker-2")
+    store.under_way.begin("worker-2", job_id)
+    rescuer.tick()
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "give_back_tags", die)
+        with pytest.raises(Killed):
+            rescuer.tick()
+    assert broker.waiting(QUEUE) == 0
+    again = Rescuer(settings, store, app)
+    for _ in range(2):
+        again.tick()
+    assert broker.waiting(QUEUE) == 1
+    assert store.under_way.begin("worker-1", job_id) == 1
+
+
+@pytest.mark.parametrize(("owner", "step"), [(module, "send_plan"), (Store, "touch")])
+def test_a_rescuer_that_dies_around_the_new_message_leaves_a_job_that_is_planned_once(
+    settings: Settings,
+    store: Store,
+    app: Celery,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    step: str,
+) -> None:
+    job_id = broker.make(is_sent=False)
+    first = Rescuer(settings, store, app)
+    first.tick()
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, die)
+        with pytest.raises(Killed):
+            first.tick()
+    second = Rescuer(settings, store, app)
+    for _ in range(4):
+        second.tick()
+    assert broker.waiting(CELL_QUEUE) == 1
+    assert jobs_with_messages(broker.app, [], {job_id}) == {job_id}
 
 
 def test_a_message_that_this_worker_is_said_to_hold_and_does_not_comes_back(rescuer: Rescuer, broker: Broker) -> None:
