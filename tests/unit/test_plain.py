@@ -37,7 +37,7 @@ def fast(data: bytes) -> Array | None:
         warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        except OSError:
+        except (OSError, ValueError):
             return None
         found = decode_plain(data, image)
     if found is None:
@@ -137,6 +137,47 @@ def test_a_png_with_a_wrong_checksum_is_left_to_pillow(kind: bytes) -> None:
     end = start + 4 + int.from_bytes(data[start - 4 : start], "big")
     wrong = bytes([data[end] ^ 1])
     assert fast(data[:end] + wrong + data[end + 1 :]) is None
+
+
+GOOD_PNG = saved(art(1, 9, 7, 3), "PNG", dpi=(300, 300))
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(chunk(kind, b"") for kind in (b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"tIME", b"tEXt")),
+        *(chunk(kind, bytes(60)) for kind in (b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"tIME")),
+        chunk(b"pHYs", bytes(9)),  # there is one
+        chunk(b"IHDR", GOOD_PNG[16:29]),
+    ],
+    ids=lambda odd: f"{odd[4:8].decode()}-{len(odd) - 12}",
+)
+def test_a_png_with_an_odd_chunk_is_left_to_pillow(odd: bytes, place: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Given a harmless chunk of a wrong length, or a second one, which Pillow may refuse and libpng complains of."""
+    at = GOOD_PNG.index(b"IDAT" if place == "before the pixels" else b"IEND") - 4
+    data = GOOD_PNG[:at] + odd + GOOD_PNG[at:]
+    assert fast(data) is None
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        chunk(b"sRGB", b"\0") + chunk(b"gAMA", struct.pack(">I", 45455)),
+        chunk(b"tEXt", b"Software\0x") + chunk(b"tEXt", b"Title\0x"),
+        chunk(b"bKGD", bytes(6)) + chunk(b"tIME", bytes((7, 234, 1, 2, 3, 4, 5))),
+        chunk(b"sBIT", b"\x08\x08\x08"),
+    ],
+    ids=lambda common: common[4:8].decode(),
+)
+def test_a_png_with_the_chunks_that_programs_write_is_plain(common: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    at = GOOD_PNG.index(b"pHYs") - 4
+    data = GOOD_PNG[:at] + common + GOOD_PNG[at:]
+    pixels = fast(data)
+    assert pixels is not None
+    assert same(pixels, data)
+    assert capfd.readouterr().err == ""
 
 
 def _png_info(**texts: str) -> PngImagePlugin.PngInfo:

@@ -17,10 +17,16 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
-#: Chunks that do not change a pixel of an 8-bit RGB or RGBA picture.
-_HARMLESS = frozenset(
-    {b"IHDR", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"tIME", b"sBIT", b"bKGD", b"tEXt"}
-)
+#: Chunks that do not change a pixel of an 8-bit RGB or RGBA picture, and their lengths: Pillow refuses a file for a
+#: short one, and libpng writes what it thinks of odd ones to stderr, between our lines of log.
+_HARMLESS = {
+    **{b"IHDR": range(13, 14), b"IDAT": range(2**31), b"IEND": range(1), b"sRGB": range(1, 2), b"gAMA": range(4, 5)},
+    **{b"cHRM": range(32, 33), b"pHYs": range(9, 10), b"tIME": range(7, 8), b"sBIT": range(3, 5), b"bKGD": range(6, 7)},
+    b"tEXt": range(2, 2**31),
+}
+#: Those that may come twice, and those that may come after the pixels.
+_REPEATED = frozenset({b"IDAT", b"tEXt", b"iTXt"})
+_AFTER_PIXELS = frozenset({b"IDAT", b"IEND", b"tEXt", b"tIME"})
 #: Chunks that may hold an orientation. Pillow has read them where they come before the pixels. Not zTXt, nor compressed
 #: iTXt: libpng would unpack them.
 _BEFORE_PIXELS = frozenset({b"eXIf", b"iTXt"})
@@ -86,20 +92,24 @@ def _is_whole_png(data: bytes) -> bool:
     And for exactly as many inflated bytes as the header says. OpenCV inflates whatever there is: a source of 50 MB can
     hold 50 GB, for minutes.
     """
-    view, at, pixels = memoryview(data), 8, list[memoryview]()
+    view, at, pixels, seen = memoryview(data), 8, list[memoryview](), set[bytes]()
     for _ in range(_CHUNKS):
         if at + 12 > len(data):
             return False
         length = int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
         end = at + 12 + length
-        if end > len(data) or (kind not in _HARMLESS and (pixels or kind not in _BEFORE_PIXELS)):
+        if end > len(data) or (pixels and kind not in _AFTER_PIXELS) or (kind in seen and kind not in _REPEATED):
             return False
+        if length not in _HARMLESS.get(kind, ()) and kind not in _BEFORE_PIXELS:
+            return False
+        seen.add(kind)
         if kind == b"iTXt" and data[at + 8 : end - 4].partition(b"\0")[2][:1] != b"\0":
             return False
         if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             return False
-        if kind == b"IHDR" and (data[at + 16] != 8 or data[at + 20] != 0):  # interlaced rows are counted otherwise
+        # Interlaced rows are counted otherwise; compression and filter have one method only.
+        if kind == b"IHDR" and (data[at + 16] != 8 or any(data[at + 18 : at + 21])):
             return False
         if kind == b"IDAT":
             pixels.append(view[at + 8 : end - 4])
