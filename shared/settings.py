@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         130,
         gt=0,
         le=10000,
-        description="Pixels a worker composes at once, print canvases included (million); about 30 MB of memory each",
+        description="Pixels a worker composes at once, print canvases included (million); 30 to 35 MB of memory each",
     )
 
     # --- limits of outside input ------------------------------------------------------------------------------

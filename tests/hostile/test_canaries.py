@@ -109,10 +109,10 @@ def _run_jobs(stack: Stack, gemini: GeminiServer, receiver: Receiver, seen: Seen
             "a stranger": {},
             "a thief": {"Authorization": "Bearer cutout_x"},
         }.items():
-            reply = stack.get(path, headers=headers)
-            seen.add(f"{path.split('/')[1] or 'page'} for {who}", f"{reply.headers}{reply.text}")
-    for answer in receiver.received:
-        seen.add("a webhook", f"{answer.headers}{answer.body!r}")
+            page = stack.get(path, headers=headers)
+            seen.add(f"{path.split('/')[1] or 'page'} for {who}", f"{page.headers}{page.text}")
+    for told in receiver.received:
+        seen.add("a webhook", f"{told.headers}{told.body!r}")
 
 
 def _ask_worker(settings: Settings, seen: Seen) -> None:
