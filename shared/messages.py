@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from redis.exceptions import RedisError
 
 from shared.settings import Settings
@@ -103,5 +103,5 @@ def sending() -> Iterator[None]:
     """Errors of Celery's sending inside the block are StoreUnavailable."""
     try:
         yield
-    except (OperationalError, RedisError, OSError) as exc:
+    except (OperationalError, BatchPublishError, RedisError, OSError) as exc:
         raise unavailable(exc) from exc

@@ -87,6 +87,11 @@ class Settings(BaseSettings):
         "worker-1", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Name of this worker; unique for each on one Redis"
     )
     worker_threads: int = Field(8, ge=2, le=64, description="Cells and plans one worker handles at once")
+    worker_core: str = Field(
+        "auto",
+        pattern=r"^(auto|any|[0-9]{1,4})$",
+        description="Core that a worker's threads take turns on: a number, auto: one of all, any: not one core",
+    )
     shutdown_grace_s: float = Field(60, ge=1, le=3600, description="How long a stopping worker may finish its work (s)")
     max_deliveries: int = Field(
         3, ge=1, le=100, description="A job that was being worked on when so many workers died is given up"

@@ -23,6 +23,7 @@ from shared.logs import configure_logging
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from worker.affinity import share_a_core
 from worker.cells import LoadedEngine
 from worker.consumer import TolerantConsumer
 from worker.crashes import CrashGuard
@@ -195,6 +196,8 @@ def run_worker(
         )
         # The queue is drained after Celery has waited for its tasks.
         with queue, WebhookClock(app, store.deliveries), Rescuer(settings, store, app):
+            # The device's thread is free already; those that work on jobs are started by this one, and stay with it.
+            share_a_core(settings.worker_core)
             worker.start()
         return int(worker.exitcode or 0)
 

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from worker.affinity import on_any_core
+
 
 class PixelBudget:
     """At most so many pixels are worked on at once; a picture larger than all of it waits until it is alone.
@@ -39,7 +41,8 @@ class PixelBudget:
                 self._queue.remove(turn)
                 self._changed.notify_all()  # the next one's turn; it may fit beside this one
         try:
-            yield
+            with on_any_core(pixels):
+                yield
         finally:
             with self._changed:
                 self._used -= pixels

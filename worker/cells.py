@@ -16,6 +16,7 @@ from shared.errors import OutputNotWritten
 from shared.jobs import CellRecord, CellStatus, Job, cell_name
 from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
+from worker.affinity import one_at_a_time
 from worker.device import DeviceQueue, MaskEngine
 from worker.images import Picture, cut_out, encode_png, network_input
 from worker.images.detail import full_mask
@@ -127,7 +128,7 @@ class CellMaker:
                 if options.holes == "auto":
                     with _timed(times, "holes"):
                         mask = torch.from_numpy(punch_holes(picture, mask.cpu().numpy()).mask).to(mask.device)
-            with _timed(times, "compose"):
+            with _timed(times, "compose"), one_at_a_time(mask.numel()):
                 cutout = cut_out(picture, mask, clean=options.edges == "clean")
         del mask
         with _timed(times, "write"):
@@ -147,9 +148,9 @@ class CellMaker:
                 effective_dpi = self._print(job, side, model, cutout, options.print, record)
             planned = {"print_dpi": effective_dpi, "print_alpha": options.print.alpha}
         with _timed(times, "inspect"):
-            record.preflight = dict(
-                preflight(cutout, dpi=picture.dpi, source_alpha=picture.alpha is not None, **planned)
-            )
+            with one_at_a_time(cutout.shape[0] * cutout.shape[1]):
+                report = preflight(cutout, dpi=picture.dpi, source_alpha=picture.alpha is not None, **planned)
+            record.preflight = dict(report)
             self._keep_for_opinion(job, side, model, cutout)
         if options.proofs or options.proof_background:
             with _timed(times, "proofs"):

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -46,10 +47,15 @@ _Failed = ExtractionError | OutputNotWritten
 
 @dataclass(frozen=True)
 class Prepared:
-    """The file that goes through the models, and its pixels where they are known already."""
+    """The file that goes through the models, and its pixels where they are known already.
+
+    Attributes:
+        report: the side's report, where the caller has yet to record it.
+    """
 
     data: bytes
     picture: Picture | None = None
+    report: ExtractionReport | None = None
 
 
 class Extractor:
@@ -70,7 +76,8 @@ class Extractor:
     def prepare(self, job: Job, side: str, data: bytes, raise_if_ended: Callable[[], None]) -> Prepared:
         """The side as it goes on: with its design extracted, or as it came.
 
-        The side's report is recorded with the job in either case.
+        The side's report is recorded with the job in either case; that of one for which nothing was paid comes back
+        instead, to be recorded together with whatever else there is to say.
 
         Args:
             data: the source file.
@@ -99,8 +106,12 @@ class Extractor:
 
     # --- outcomes ---------------------------------------------------------------------------------------------
     def _skip(self, job: Job, side: str, reason: str, prepared: Prepared) -> Prepared:
-        self._report(job, side, ExtractionReport(status="skipped", reason=reason))
-        return prepared
+        report = ExtractionReport(status="skipped", reason=reason)
+        if side in job.extraction or self._failure_file(job, side).exists():
+            self._report(job, side, report)
+            return prepared
+        self._log(side, report)
+        return replace(prepared, report=report)
 
     def _fail(self, job: Job, side: str, data: bytes, error: _Failed, usage: Usage, seconds: float) -> Prepared:
         goes_on = self._settings.extract_on_error == "original" and not isinstance(error, ExtractionNotConfigured)
@@ -131,6 +142,10 @@ class Extractor:
             spent = {"calls": earlier.calls, "tokens": earlier.tokens, "cached": earlier.cached}
             report = report.model_copy(update=spent)
         self._store.set_mark(job.job_id, f"{EXTRACTION_MARK}{side}", report.model_dump_json())
+        self._log(side, report)
+
+    @staticmethod
+    def _log(side: str, report: ExtractionReport) -> None:
         fields = report.model_dump(include={"status", "reason", "score", "redrawn", "calls", "cached", "seconds"})
         write = log.warning if report.status == "failed" or report.redrawn else log.info
         tokens = report.tokens.total if report.tokens else 0
@@ -194,8 +209,11 @@ class Extractor:
         text: str | bytes | None = self._store.get_mark(job.job_id, f"{EXTRACTION_MARK}{side}")
         if text is None:
             with contextlib.suppress(FileNotFoundError):
-                text = (self._storage.work_path(job.job_id) / _FAILURE_NAME.format(side=side)).read_bytes()
+                text = self._failure_file(job, side).read_bytes()
         return None if text is None else ExtractionReport.model_validate_json(text)
+
+    def _failure_file(self, job: Job, side: str) -> Path:
+        return self._storage.work_path(job.job_id) / _FAILURE_NAME.format(side=side)
 
     def _raise_earlier_failure(self, job: Job, side: str) -> None:
         """Fail as an earlier run of this task has failed: it is not tried, and billed, again."""

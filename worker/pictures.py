@@ -102,11 +102,14 @@ class PreparedSides:
         """True when this side was prepared before, by this worker or another."""
         return self._path(job_id, side).is_file()
 
-    def save(self, job_id: str, side: str, data: bytes, picture: Picture | None = None) -> Picture:
+    def save(
+        self, job_id: str, side: str, data: bytes, picture: Picture | None = None, *, same_as: str | None = None
+    ) -> Picture:
         """Check that the file decodes, then store it.
 
         Args:
             picture: the file's pixels, when it has been decoded already.
+            same_as: name of a file in the job's work folder with the same bytes, which need not be written again.
         Raises:
             SourceNotAnImage, SourceTooLarge: from decoding.
             OutputNotWritten: the volume does not take it.
@@ -114,8 +117,13 @@ class PreparedSides:
         if picture is None:
             size = read_size(data, pixel_limit=self._pixel_limit)
             with self._budget.hold(size.width * size.height):
-                return self.save(job_id, side, data, decode(data, pixel_limit=self._pixel_limit))
-        self._storage.write_work(job_id, _NAME.format(side=side), data)
+                picture = decode(data, pixel_limit=self._pixel_limit)
+                return self.save(job_id, side, data, picture, same_as=same_as)
+        name = _NAME.format(side=side)
+        if same_as is None:
+            self._storage.write_work(job_id, name, data)
+        else:
+            self._storage.link_work(job_id, same_as, job_id, name)
         self._cache.put(f"{job_id}/{side}", picture)
         return picture
 

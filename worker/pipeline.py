@@ -14,10 +14,21 @@ from typing import Any
 import structlog
 
 from shared.errors import AppError, InternalError, JobCanceled, JobExpired, JobNotFound, StoreUnavailable
-from shared.jobs import FINAL, FINAL_CELLS, SIDES, CellRecord, CellStatus, Job, JobStatus, cell_name, utc_now
+from shared.jobs import (
+    FINAL,
+    FINAL_CELLS,
+    SIDES,
+    CellRecord,
+    CellStatus,
+    ExtractionReport,
+    Job,
+    JobStatus,
+    cell_name,
+    utc_now,
+)
 from shared.settings import Settings
 from shared.storage import FolderStorage
-from shared.store import Store
+from shared.store import EXTRACTION_MARK, Store
 from worker.budget import PixelBudget
 from worker.cells import CellMaker, LoadedEngine
 from worker.device import DeviceQueue
@@ -34,6 +45,9 @@ log = structlog.get_logger(__name__)
 CANVAS_MARK, _SUBMITTED, CANVAS_LOST = "canvas", "submitted", "lost"
 #: The result cache was asked when the job was prepared; a cell that comes to its turn this soon (s) does not ask again.
 _ASKED_AGAIN_AFTER_S = 1.0
+
+#: What became of a side's preparation: its error, its extraction's report where that is still to be recorded, seconds.
+SideOutcome = tuple[AppError | None, ExtractionReport | None, float]
 
 
 def _prepare_mark(side: str) -> str:
@@ -100,8 +114,10 @@ class Pipeline:
         sides = list(dict.fromkeys(side for side, _ in open_cells))
         outcomes = self._prepare_sides(job, sides)
         good, marks = [], {}
-        for side, (error, seconds) in zip(sides, outcomes, strict=True):
+        for side, (error, report, seconds) in zip(sides, outcomes, strict=True):
             marks[_prepare_mark(side)] = f"{seconds:.3f}"
+            if report is not None:
+                marks[f"{EXTRACTION_MARK}{side}"] = report.model_dump_json()
             for model in [model for other, model in open_cells if other == side]:
                 if error is None:
                     good.append((side, model))
@@ -115,14 +131,10 @@ class Pipeline:
             job = self._store.get(job_id)
         if self._store.expire_if_overdue(job).is_final:
             return []
-        return [(side, model) for side, model in good if not self._take_from_cache(job, side, model)]
-
-    def _take_from_cache(self, job: Job, side: str, model: str) -> bool:
-        record = self._cache.find(job, side, model)
-        if record is None:
-            return False
-        self._deliver(job, side, model, record)
-        return True
+        found = self._cache.find(job, good)
+        for (side, model), record in found.items():
+            self._deliver(job, side, model, record)
+        return [cell for cell in good if cell not in found]
 
     def submitted(self, job_id: str) -> None:
         """Note that the cells of a job are on their way, so that a second delivery does not submit them again."""
@@ -141,7 +153,7 @@ class Pipeline:
             log.warning("job_gone", step=step)
             return None, {}
 
-    def _prepare_sides(self, job: Job, sides: list[str]) -> list[tuple[AppError | None, float]]:
+    def _prepare_sides(self, job: Job, sides: list[str]) -> list[SideOutcome]:
         """Prepare all sides at the same time, the first on this thread."""
         if not sides:
             return []
@@ -153,15 +165,19 @@ class Pipeline:
             wait(running)  # none goes on behind the back of a step that is done again
         return [outcome, *(task.result() for task in running)]
 
-    def _prepare_side(self, job: Job, side: str) -> tuple[AppError | None, float]:
+    def _prepare_side(self, job: Job, side: str) -> SideOutcome:
         started = time.perf_counter()
         error: AppError | None = None
+        report: ExtractionReport | None = None
         try:
             # A second delivery finds the side prepared: nothing is fetched (or billed) twice.
             if not self._prepared.exists(job.job_id, side):
-                data = load_source(job.sources[side], self._settings, self._storage)  # type: ignore[index]
+                source = job.sources[side]  # type: ignore[index]
+                data = load_source(source, self._settings, self._storage)
                 design = self._extractor.prepare(job, side, data, lambda: self._raise_if_ended(job))
-                self._prepared.save(job.job_id, side, design.data, design.picture)
+                report = design.report
+                uploaded = source.path.rpartition("/")[2] if source.path and design.data is data else None
+                self._prepared.save(job.job_id, side, design.data, design.picture, same_as=uploaded)
         except StoreUnavailable:
             raise  # the step is done again when Redis is back; no side has failed
         except AppError as exc:
@@ -170,7 +186,7 @@ class Pipeline:
         except Exception:
             log.exception("prepare_failed", job_id=job.job_id, side=side, code=InternalError.code)
             error = InternalError(f"the {side} could not be prepared; the log has the details under this job's id")
-        return error, time.perf_counter() - started
+        return error, report, time.perf_counter() - started
 
     # --- step 2: a cell ---------------------------------------------------------------------------------------
     def cell(self, job_id: str, side: str, model: str) -> dict[str, Any]:
@@ -221,7 +237,7 @@ class Pipeline:
         """The cell from the result cache, when it may have come there since the job was prepared."""
         if job.started_at is None or (utc_now() - job.started_at).total_seconds() < _ASKED_AGAIN_AFTER_S:
             return None
-        return self._cache.find(job, side, model)
+        return self._cache.find(job, [(side, model)]).get((side, model))
 
     def _raise_if_ended(self, job: Job) -> None:
         """Called last before the device is used, and while others wait for it: one short question to Redis."""
@@ -238,10 +254,10 @@ class Pipeline:
 
     def _deliver(self, job: Job, side: str, model: str, record: CellRecord) -> None:
         name = cell_name(side, model)
-        if self._store.record_cell(job.job_id, name, record):
-            if record.status == CellStatus.SUCCEEDED and not record.cached:
-                self._cache.keep(job, side, model, record)
-            elif record.status == CellStatus.FAILED:
+        is_new = record.status == CellStatus.SUCCEEDED and not record.cached
+        kept = self._cache.entry(job, side, model, record) if is_new else None
+        if self._store.record_cell(job.job_id, name, record, kept=kept):
+            if record.status == CellStatus.FAILED:
                 # Some of its files may have been written before the one that failed.
                 self._storage.remove_outputs(job.job_id, cell=name)
             return

@@ -7,14 +7,14 @@ An entry points at the files of the job that was last given the cell, and dies w
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import structlog
 
-from shared.errors import AppError, StoreUnavailable
+from shared.errors import AppError
 from shared.jobs import CellRecord, Job, cell_name
 from shared.settings import Settings
 from shared.storage import FolderStorage
@@ -61,42 +61,53 @@ class ResultCache:
         self._prepared = prepared
         self._engines = engines
 
-    def find(self, job: Job, side: str, model: str) -> CellRecord | None:
-        """The cell, with its files under the job's own names; None when it has to be computed."""
+    def find(self, job: Job, cells: Sequence[tuple[str, str]]) -> dict[tuple[str, str], CellRecord]:
+        """Those of the (side, model) cells that need not be computed, with their files under the job's own names."""
         if not self.is_on or not job.use_cache:
-            return None
+            return {}
         try:
-            digest = self._digest(job, side, model)
-            kept = self._kept.get(digest)
-            if kept is None:
-                return None
+            digests = [self._digest(job, side, model) for side, model in cells]
+            kept = self._kept.get(digests) if digests else []
+        except (AppError, OSError, ValueError):
+            log.warning("cache_not_read", exc_info=True)
+            return {}
+        taken = {}
+        for cell, digest, one in zip(cells, digests, kept, strict=True):
+            record = None if one is None else self._take(job, cell, digest, one)
+            if record is not None:
+                taken[cell] = record
+        return taken
+
+    def _take(self, job: Job, cell: tuple[str, str], digest: str, kept: KeptCell) -> CellRecord | None:
+        side, model = cell
+        try:
             taken = take_over(self._storage, kept.record, (kept.job_id, kept.side, kept.model), job, side)
             if taken is None or taken[1] < kept.work_files:
                 self._kept.drop(digest)
                 return None
             record = taken[0]
             # The newest copy is the likeliest to stay.
-            self._put(digest, job, side, model, record)
+            self._kept.put(digest, self._entry(job, side, model, record))
         except (AppError, OSError, ValueError):
             log.warning("cache_not_read", exc_info=True)
             return None
         log.info("cell_cached", cell=cell_name(side, model), from_job_id=kept.job_id)
         return record
 
-    def keep(self, job: Job, side: str, model: str, record: CellRecord) -> None:
-        """Remember a cell that was just computed."""
-        if self.is_on:
-            try:
-                self._put(self._digest(job, side, model), job, side, model, record)
-            except (StoreUnavailable, OSError):
-                log.warning("cache_not_written", exc_info=True)
+    def entry(self, job: Job, side: str, model: str, record: CellRecord) -> tuple[str, KeptCell] | None:
+        """What is to be kept of a cell that was just computed, and under which digest; None when nothing is."""
+        if not self.is_on:
+            return None
+        try:
+            return self._digest(job, side, model), self._entry(job, side, model, record)
+        except OSError:  # the prepared side is gone
+            log.warning("cache_not_written", exc_info=True)
+            return None
 
-    def _put(self, digest: str, job: Job, side: str, model: str, record: CellRecord) -> None:
+    def _entry(self, job: Job, side: str, model: str, record: CellRecord) -> KeptCell:
         own = f"{cell_name(side, model)}-"
         work_files = sum(name.startswith(own) for name in self._storage.work_files(job.job_id))
-        self._kept.put(
-            digest, KeptCell(job_id=job.job_id, side=side, model=model, record=record, work_files=work_files)
-        )
+        return KeptCell(job_id=job.job_id, side=side, model=model, record=record, work_files=work_files)
 
     def _digest(self, job: Job, side: str, model: str) -> str:
         engine = self._engines[model]

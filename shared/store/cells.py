@@ -1,5 +1,6 @@
 """Finished cells by what they were made of, so that the same cell need not be computed again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -31,23 +32,25 @@ class KeptCells:
 
     def __init__(self, redis: Any, ttl_s: int) -> None:
         self._redis = redis
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
 
-    def get(self, digest: str) -> KeptCell | None:
+    def get(self, digests: Sequence[str]) -> list[KeptCell | None]:
+        """What is kept under each of them, if anything."""
         with translated():
-            value = self._redis.get(_key(digest))
-        return None if value is None else KeptCell.model_validate_json(value)
+            values = self._redis.mget([key_of(digest) for digest in digests])
+        return [None if value is None else KeptCell.model_validate_json(value) for value in values]
 
     def put(self, digest: str, kept: KeptCell) -> None:
         """Remember a cell until `result_cache_ttl_s` from now."""
         with translated():
-            self._redis.set(_key(digest), kept.model_dump_json(), ex=self._ttl_s)
+            self._redis.set(key_of(digest), kept.model_dump_json(), ex=self.ttl_s)
 
     def drop(self, digest: str) -> None:
         """Forget a cell whose files are gone."""
         with translated():
-            self._redis.delete(_key(digest))
+            self._redis.delete(key_of(digest))
 
 
-def _key(digest: str) -> str:
+def key_of(digest: str) -> str:
+    """Where a cell is kept."""
     return f"cell:{digest}"

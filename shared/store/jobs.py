@@ -11,7 +11,7 @@ from redis import Redis
 from shared.errors import InternalError, JobCanceled, JobExpired, JobNotFound
 from shared.jobs import FINAL, FINAL_CELLS, OPEN, TRANSITIONS, CellRecord, CellStatus, Job, JobStatus, utc_now
 from shared.settings import Settings
-from shared.store.cells import KeptCells
+from shared.store.cells import KeptCell, KeptCells, key_of
 from shared.store.claims import Claim, Claims
 from shared.store.connection import SOCKET_TIMEOUT_S, connect, translated
 from shared.store.counters import CELL_FAILURES, JOBS_ENDED, METRICS, Counters, field
@@ -282,9 +282,13 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
             raise _job_not_found(job_id)
         return from_hash(dict(zip(fields[::2], fields[1::2], strict=True)))
 
-    def record_cell(self, job_id: str, name: str, cell: CellRecord) -> bool:
+    def record_cell(
+        self, job_id: str, name: str, cell: CellRecord, *, kept: tuple[str, KeptCell] | None = None
+    ) -> bool:
         """Record how a cell stands and append the event {"type": "cell", "cell": name, ...the record}.
 
+        Args:
+            kept: its digest and what the result cache shall keep of it, if the record is taken.
         Returns:
             False, and nothing changed, when the job is final, the cell is already finished (its first outcome stays),
             or the record is the same as before.
@@ -292,7 +296,8 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
             JobNotFound: there is no such job.
         """
         count = field(CELL_FAILURES, _code(cell.error)) if cell.status == CellStatus.FAILED else ""
-        return self._run_change(job_id, self._change_of(job_id, OPEN, *_cell_change(name, cell), count=count))
+        change = self._change_of(job_id, OPEN, *_cell_change(name, cell), count=count, kept=kept)
+        return self._run_change(job_id, change)
 
     def _set_status(
         self,
@@ -306,7 +311,7 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         event: dict[str, Any] = {"type": "status", "status": status, "at": now}
         values = {"status": str(status), **{name: encode(name, value) for name, value in fields.items()}}
         values |= {f"mark:{name}": value for name, value in (marks or {}).items()}
-        of_an_end: dict[str, str] = {}
+        of_an_end: dict[str, Any] = {}
         if status == JobStatus.PREPARING:
             values["started_at"] = now.isoformat()
         if status in FINAL:
@@ -339,14 +344,19 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         open_cells: str = "",
         count: str = "",
         count_open: str = "",
+        kept: tuple[str, KeptCell] | None = None,
     ) -> tuple[list[Any], list[Any]]:
         """Keys and arguments of CHANGE."""
         keys = [*(job_key(job_id), events_key(job_id), QUEUED, DEADLINES), deliveries_key(job_id), DUE_KEY]
         keys += [OPEN_JOBS, METRICS]
+        cache = ("", 0)
+        if kept is not None:
+            keys.append(key_of(kept[0]))
+            cache = (kept[1].model_dump_json(), self.kept_cells.ttl_s)
         states = f",{','.join(allowed)},"
         pairs = [part for pair in values.items() for part in pair]
         fixed = [self._ttl_s, EVENTS_KEPT, job_id, states, cell_field, dump(event), open_cells, count, count_open]
-        return keys, [*fixed, *pairs]
+        return keys, [*fixed, *cache, *pairs]
 
     # --- marks ------------------------------------------------------------------------------------------------
     def get_mark(self, job_id: str, name: str) -> str | None:

@@ -22,14 +22,13 @@ from typing import Any
 from torch import Tensor
 
 import worker.app
-from shared.errors import AppError
 from shared.jobs import Job
 from shared.settings import Settings, load_settings
 from shared.storage import FolderStorage
 from tests.tiny_worker import TinyEngine
 from worker.cells import LoadedEngine
 from worker.heartbeat import Heartbeat
-from worker.pipeline import Pipeline
+from worker.pipeline import Pipeline, SideOutcome
 
 #: The points, in the order in which a job comes to them; a pass of the model `rmbg` is one too.
 POINTS = ("prepare", "rmbg", "write", "ack")
@@ -56,7 +55,7 @@ def _in_halves(data: bytes | Iterable[bytes]) -> Iterator[bytes]:
 
 
 class GatedPipeline(Pipeline):
-    def _prepare_side(self, job: Job, side: str) -> tuple[AppError | None, float]:
+    def _prepare_side(self, job: Job, side: str) -> SideOutcome:
         outcome = super()._prepare_side(job, side)
         pass_gate("prepare")
         return outcome

@@ -1,6 +1,8 @@
 """A real Celery worker process on a real Redis: jobs go in by the store and one message, PNGs come out."""
 
 import io
+import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -372,6 +374,20 @@ def test_a_worker_reports_its_memory_and_what_waits_for_its_device(service: Serv
     assert memory["device_bytes"] is None
     (service.gate / "hold-rmbg").unlink()
     service.wait(job_id)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a machine with cores to choose")
+def test_the_threads_that_work_on_jobs_share_a_core_and_the_device_has_them_all(service: Service) -> None:
+    core = max(os.sched_getaffinity(0))
+    worker = service.start_worker(WORKER_CORE=str(core))
+    service.wait(service.submit({"front": picture(1, 300, 200)}))
+    pid = str(worker.popen.pid)
+    tasks = {status.parent.name: status.read_text() for status in Path(f"/proc/{pid}/task").glob("*/status")}
+    allowed = {name: re.findall(r"Cpus_allowed_list:\s*(\S+)", text)[0] for name, text in tasks.items()}
+    assert allowed[pid] == str(core)  # the thread that takes the messages
+    on_the_core = [name for name, where in allowed.items() if where == str(core)]
+    assert len(on_the_core) > 2  # and at least those that planned the job and computed its cells
+    assert len(on_the_core) < len(allowed)  # but not the device's
 
 
 def test_missing_model_files_stop_the_worker_with_what_to_run(service: Service, tmp_path: Path) -> None:

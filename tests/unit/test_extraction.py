@@ -28,7 +28,7 @@ from shared.errors import (
 from shared.jobs import ExtractionReport, Job, JobStatus, Source, new_job, new_job_id
 from shared.settings import Settings, load_settings
 from shared.storage import FolderStorage
-from shared.store import Store
+from shared.store import EXTRACTION_MARK, Store
 from tests import gemini_server as server
 from tests.conftest import eventually
 from tests.gemini_server import KEY, GeminiServer, jpeg
@@ -75,7 +75,12 @@ class Side:
         return self.job.extraction["front"]
 
     def prepare(self, data: bytes = PHOTO) -> Prepared:
-        return self.extractor.prepare(self.job, "front", data, self.raise_if_ended)
+        """As the pipeline does: a report that comes back is recorded, without another word to Redis before."""
+        prepared = self.extractor.prepare(self.job, "front", data, self.raise_if_ended)
+        if prepared.report is not None:
+            assert "front" not in self.job.extraction
+            self.store.set_mark(self.job_id, f"{EXTRACTION_MARK}front", prepared.report.model_dump_json())
+        return prepared
 
     def raise_if_ended(self) -> None:
         if self.job.is_final:
@@ -155,7 +160,7 @@ from tests.gemini_server import jpeg
 from shared.jobs import Source, new_job, new_job_id
 from shared.settings import load_settings
 from shared.storage import FolderStorage
-from shared.store import Store
+from shared.store import EXTRACTION_MARK, Store
 from worker.budget import PixelBudget
 from worker.extraction import Extractor
 import worker.app, worker.tasks

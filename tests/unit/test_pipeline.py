@@ -379,7 +379,7 @@ def test_cells_that_redis_does_not_take_at_once_are_sent_again(
             if len(sent) == 1:
                 raise OperationalError("Redis is away")
 
-    monkeypatch.setattr(worker_tasks, "chord", BrokenOnce)
+    monkeypatch.setattr(worker_tasks, "OneCommandChord", BrokenOnce)
     job_id = worker.create(("rmbg",), front=1)
     tasks[PLAN].run(job_id=job_id, request_id="r")
     assert sent == ["tried", "tried"]
