@@ -47,13 +47,13 @@ _COUNTERS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         "cutout_outputs_removed_jobs",
         "Jobs whose outputs the sweep removed",
         "reason",
-        ("age", "size"),
+        ("age", "size", "unfinished"),
     ),
     counters.REMOVED_BYTES: (
         "cutout_outputs_removed_bytes",
         "Bytes of outputs that the sweep removed",
         "reason",
-        ("age", "size"),
+        ("age", "size", "unfinished"),
     ),
     counters.ABANDONED: (
         "cutout_abandoned_removed",

@@ -37,13 +37,27 @@ class Retention:
             StoreUnavailable: Redis does not answer. Nothing was removed that is not said to be.
         """
         folder = _Folder(self._storage.outputs())
+        if self._ttl_s or self._limit_bytes:
+            self._finish_removals(folder)
         oldest_first = iter(folder.job_ids())
         while step := list(islice(oldest_first, _STEP)):
             doomed = self._doomed(folder, step)
+            self._store.removed_outputs.note(list(doomed), utc_now())
             self._remove(folder, doomed)
             if not doomed:
                 break  # all that follow are younger
         self._store.counters.put({OUTPUT_BYTES: folder.bytes, OUTPUT_FILES: folder.files})
+
+    def _finish_removals(self, folder: "_Folder") -> None:
+        """Remove what is said to be removed: a sweep was killed before it came to that."""
+        job_ids = folder.job_ids()
+        for first in range(0, len(job_ids), _STEP):
+            half_gone = self._store.removed_outputs.which_of(job_ids[first : first + _STEP])
+            for job_id in half_gone:
+                folder.take(job_id)
+            self._remove(folder, dict.fromkeys(half_gone, "unfinished"))
+            for job_id in half_gone:
+                folder.forget(job_id)
 
     def _doomed(self, folder: "_Folder", job_ids: list[str]) -> dict[str, str]:
         """Which of these jobs' outputs have to go, and why: age or size."""
@@ -60,7 +74,6 @@ class Retention:
         return reasons
 
     def _remove(self, folder: "_Folder", reasons: dict[str, str]) -> None:
-        self._store.removed_outputs.note(list(reasons), utc_now())
         for job_id, reason in reasons.items():
             # Another sweep may have been faster; what it has removed, it has counted.
             files = [file for file in folder.files_of(job_id) if self._storage.remove_output(file.name)]
@@ -108,3 +121,7 @@ class _Folder:
                 freed += file.bytes
         self.bytes -= freed
         return freed
+
+    def forget(self, job_id: str) -> None:
+        """Know no more of a job that was taken."""
+        del self._jobs[job_id]

@@ -35,6 +35,12 @@ class RemovedOutputs:
         with translated():
             return bool(self._redis.exists(_key(job_id)))
 
+    def which_of(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the jobs whose outputs were removed not longer than `job_ttl_s` ago."""
+        with translated():
+            notes = self._redis.mget([_key(job_id) for job_id in job_ids]) if job_ids else []
+        return [job_id for job_id, note in zip(job_ids, notes, strict=True) if note]
+
 
 def _key(job_id: str) -> str:
     return f"outputs:removed:{job_id}"

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from shared.errors import StoreUnavailable
-from shared.jobs import Job, JobStatus, Source, new_job, new_job_id
+from shared.jobs import Job, JobStatus, Source, new_job, new_job_id, utc_now
 from shared.settings import Settings, load_settings
 from shared.storage import FolderStorage
 from shared.store import Store
@@ -207,6 +207,19 @@ def test_a_replayed_request_is_told_that_the_files_are_gone(
     assert reply.json is not None
     assert reply.json["outputs_removed_at"] == job.created_at.isoformat()
     assert store.get(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_what_a_killed_sweep_has_left_of_a_job_goes_with_the_next_one(
+    settings: Settings, store: Store, storage: FolderStorage
+) -> None:
+    """Given files of a job that is said to have none, then they go, although age and size would let them stay."""
+    half_gone, other = make_job(store, storage, 60), make_job(store, storage, 60)
+    store.removed_outputs.note([half_gone.job_id], utc_now())
+    said_at = store.get(half_gone.job_id).outputs_removed_at
+    sweep(settings, store, storage, output_ttl=0, output_max_bytes=10_000)
+    assert store.get(half_gone.job_id).outputs_removed_at == said_at
+    assert (files_of(storage, half_gone), files_of(storage, other)) == (0, 2)
+    assert store.counters.read()["output_bytes"] == {"": 200}
 
 
 def test_a_killed_writer_leaves_a_part_that_the_sweep_counts_and_removes(
