@@ -91,6 +91,7 @@ class FolderStorage:
 
     def __init__(self, outputs_dir: Path, base_url: str) -> None:
         self._dir = Path(outputs_dir).resolve()
+        self._work = self._dir / _WORK
         self._base_url = base_url.rstrip("/")
 
     @property
@@ -264,7 +265,8 @@ class FolderStorage:
     def work_files(self, job_id: str) -> list[str]:
         """Names of the files in the job's work folder, without unfinished ones."""
         try:
-            return sorted(path.name for path in self.work_path(job_id).iterdir() if not path.name.startswith("."))
+            with os.scandir(self.work_path(job_id)) as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
         except FileNotFoundError:
             return []
 
@@ -284,7 +286,7 @@ class FolderStorage:
     def work_folders(self) -> list[tuple[str, float]]:
         """(job id, seconds since something was last put into or taken out of it) of every work folder."""
         found = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._dir / _WORK) as entries:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._work) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     if JOB_ID.fullmatch(entry.name):
@@ -303,7 +305,7 @@ class FolderStorage:
         """Where the job's own folder is, or will be."""
         if not JOB_ID.fullmatch(job_id):
             raise ValueError(f"{job_id!r} is not a job id")
-        return self._dir / _WORK / job_id
+        return self._work / job_id
 
 
 def _write(path: Path, data: bytes | Iterable[bytes]) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from celery import Celery, chord
+from celery import Celery, Signature, Task, chord
 
 from shared import messages
 from shared.errors import WorkerCrashed
@@ -32,6 +32,11 @@ class OneCommandChord(chord):  # type: ignore[misc]  # Celery is untyped
         with self.app.producer_or_acquire() as producer, producer.batch():
             header.apply_async = partial(header.apply_async, producer=producer)
             return super().run(header, *args, **kwargs)
+
+
+def _signature(task: Task, arguments: dict[str, str]) -> Signature:
+    """A task with its arguments, and with what Flower shows of them: Celery's own way costs ten times as much."""
+    return task.s(**arguments).set(argsrepr="()", kwargsrepr=repr(arguments))
 
 
 def register_tasks(app: Celery, pipeline: Pipeline, guard: CrashGuard) -> None:
@@ -62,9 +67,11 @@ def register_tasks(app: Celery, pipeline: Pipeline, guard: CrashGuard) -> None:
             patiently(lambda: pipeline.submitted(job_id))
 
     def _submit(cells: list[tuple[str, str]], ids: dict[str, str]) -> None:
-        body = assemble.s(**ids).on_error(fail.s(**ids))
+        body = _signature(assemble, ids).on_error(_signature(fail, ids))
         with messages.sending():
-            OneCommandChord([cell.s(side=side, model=model, **ids) for side, model in cells], body).apply_async()
+            OneCommandChord(
+                [_signature(cell, {"side": side, "model": model, **ids}) for side, model in cells], body
+            ).apply_async()
 
     def _give_up(job_id: str, error: WorkerCrashed) -> None:
         patiently(lambda: pipeline.give_up(job_id, error))
