@@ -1,0 +1,96 @@
+"""Which pictures have a right answer: what is printed must be visible, everywhere along its contour.
+
+White art on a white shirt, or a glow that changes no pixel, cannot be found by any method: such pictures would teach
+and measure guessing. The rules hold for training, validation and test alike.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from training.backgrounds import Bytes, Floats, Rng
+
+#: Smallest visible difference (largest of the three channels, 0..1) between a design's contour and its ground.
+MIN_CONTRAST = 0.12
+#: Soft ink that changes the picture by less than this is not there at all (alpha 0); full ink from the second number on.
+INVISIBLE, VISIBLE = 0.04, 0.07
+
+
+class Legibility(NamedTuple):
+    """How much of a design cannot be told from its ground; all shares 0..1."""
+
+    #: Of the contour's pixels.
+    contour: float
+    #: Of the contour inside the worst window of an eighth of the picture.
+    window: float
+    #: Of the opaque pixels.
+    inside: float
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether a method could know the answer."""
+        return self.contour <= 0.03 and self.window <= 0.30 and self.inside <= 0.015
+
+
+def difference(canvas: Floats, ground: Floats) -> Floats:
+    """(H, W) how much the design changes each pixel of the picture, largest channel, 0..1."""
+    change = cv2.absdiff(np.ascontiguousarray(canvas[..., :3]), ground * canvas[..., 3:])
+    red, green, blue = cv2.split(change)  # max(axis=2) costs ten times as much: three values a step
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.float32)
+
+
+def legibility(canvas: Floats, ground: Floats) -> Legibility:
+    """Measure a premultiplied (H, W, 4) design against the (H, W, 3) ground under it."""
+    opaque = (canvas[..., 3] > 0.5).astype(np.uint8)
+    count = int(opaque.sum())
+    if not count:  # soft ink alone: what is invisible has been removed, so the rest is visible
+        return Legibility(0.0, 0.0, 0.0)
+    # Where ink is thin (soft alpha just above one half), less of it shows: judge the ink, not its thickness.
+    low = (difference(canvas, ground) < MIN_CONTRAST * np.clip(canvas[..., 3], 0.5, 1)).astype(np.uint8)
+    band = max(3, round(max(opaque.shape) / 128) | 1)
+    contour = opaque & (1 - cv2.erode(opaque, np.ones((band, band), np.uint8)))
+    lost = contour & low
+    window = max(8, max(opaque.shape) // 8)
+    near = cv2.boxFilter(contour.astype(np.float32), -1, (window, window), normalize=False)
+    near_lost = cv2.boxFilter(lost.astype(np.float32), -1, (window, window), normalize=False)
+    worst = float((near_lost / np.maximum(near, window * 0.8)).max())
+    return Legibility(float(lost.sum()) / max(1, int(contour.sum())), worst, float((opaque & low).sum()) / count)
+
+
+def without_invisible(canvas: Floats, ground: Floats) -> Floats:
+    """The design without the ink that changes nothing: colour and alpha fade out together, so the pair stays exact."""
+    soft = (canvas[..., 3] > 0) & (canvas[..., 3] < 0.9)
+    if not soft.any():
+        return canvas
+    keep = np.clip((difference(canvas, ground) - INVISIBLE) / (VISIBLE - INVISIBLE), 0, 1)
+    keep = np.where(soft, keep, 1)[..., None].astype(np.float32)
+    return np.asarray(canvas * keep, np.float32)
+
+
+def contour_colours(rng: Rng, canvas: Floats, most: int = 400) -> Floats:
+    """Colours that a ground must differ from: (n, 3) of pixels at the contour and, half as many, inside and soft."""
+    opaque = (canvas[..., 3] > 0.6).astype(np.uint8)
+    contour = opaque & (1 - cv2.erode(opaque, np.ones((5, 5), np.uint8)))
+    chosen = [_some(rng, contour, most), _some(rng, opaque, most // 2)]
+    if float(canvas[..., 3].max()) <= 0.95 or not opaque.any():
+        chosen.append(_some(rng, (canvas[..., 3] > 0.15).astype(np.uint8), most // 2))
+    rows, columns = np.concatenate(chosen, axis=1)
+    picked = canvas[rows, columns]
+    return np.asarray(picked[:, :3] / np.maximum(picked[:, 3:], 1e-3), np.float32)
+
+
+def _some(rng: Rng, mask: Bytes, most: int) -> np.ndarray[tuple[int, int], np.dtype[np.intp]]:
+    places = np.flatnonzero(mask)
+    if len(places) > most:
+        places = rng.choice(places, most, replace=False)
+    return np.stack(np.unravel_index(places, mask.shape))
+
+
+def stands_out(colours: Floats, ground: Floats, least: float = MIN_CONTRAST + 0.05) -> bool:
+    """Whether (n, 3) colours differ from one (3,) ground colour, but for one in a hundred."""
+    if not len(colours):
+        return True
+    return bool((np.abs(colours - ground).max(axis=1) < least).mean() <= 0.01)
