@@ -15,6 +15,10 @@ from training.backgrounds import Bytes, Floats, Rng
 
 #: Smallest visible difference (largest of the three channels, 0..1) between a design's contour and its ground.
 MIN_CONTRAST = 0.12
+#: The same for ink of half alpha, as if it were full.
+MIN_SOFT_CONTRAST = 0.28
+#: A design is soft when more than this share of it is half-covered; others have such pixels at their edges only.
+SOFT_SHARE = 0.15
 #: Soft ink that changes the picture by less than this is not there at all (alpha 0); full ink from the second number on.
 INVISIBLE, VISIBLE = 0.04, 0.07
 
@@ -28,11 +32,13 @@ class Legibility(NamedTuple):
     window: float
     #: Of the opaque pixels.
     inside: float
+    #: Of the half-covered pixels of a design that has many: soft ink near its ground's colour could be any alpha.
+    soft: float = 0.0
 
     @property
     def is_fair(self) -> bool:
         """Whether a method could know the answer."""
-        return self.contour <= 0.03 and self.window <= 0.30 and self.inside <= 0.015
+        return self.contour <= 0.03 and self.window <= 0.30 and self.inside <= 0.015 and self.soft <= 0.08
 
 
 def difference(canvas: Floats, ground: Floats) -> Floats:
@@ -44,12 +50,18 @@ def difference(canvas: Floats, ground: Floats) -> Floats:
 
 def legibility(canvas: Floats, ground: Floats) -> Legibility:
     """Measure a premultiplied (H, W, 4) design against the (H, W, 3) ground under it."""
-    opaque = (canvas[..., 3] > 0.5).astype(np.uint8)
+    alpha = canvas[..., 3]
+    change = difference(canvas, ground)
+    half = (alpha > 0.15) & (alpha < 0.85)
+    soft = 0.0
+    if half.sum() > SOFT_SHARE * (alpha > 0.15).sum():
+        soft = float((change[half] < MIN_SOFT_CONTRAST * alpha[half]).mean())
+    opaque = (alpha > 0.5).astype(np.uint8)
     count = int(opaque.sum())
-    if not count:  # soft ink alone: what is invisible has been removed, so the rest is visible
-        return Legibility(0.0, 0.0, 0.0)
+    if not count:
+        return Legibility(0.0, 0.0, 0.0, soft)
     # Where ink is thin (soft alpha just above one half), less of it shows: judge the ink, not its thickness.
-    low = (difference(canvas, ground) < MIN_CONTRAST * np.clip(canvas[..., 3], 0.5, 1)).astype(np.uint8)
+    low = (change < MIN_CONTRAST * np.clip(alpha, 0.5, 1)).astype(np.uint8)
     band = max(3, round(max(opaque.shape) / 128) | 1)
     contour = opaque & (1 - cv2.erode(opaque, np.ones((band, band), np.uint8)))
     lost = contour & low
@@ -57,7 +69,7 @@ def legibility(canvas: Floats, ground: Floats) -> Legibility:
     near = cv2.boxFilter(contour.astype(np.float32), -1, (window, window), normalize=False)
     near_lost = cv2.boxFilter(lost.astype(np.float32), -1, (window, window), normalize=False)
     worst = float((near_lost / np.maximum(near, window * 0.8)).max())
-    return Legibility(float(lost.sum()) / max(1, int(contour.sum())), worst, float((opaque & low).sum()) / count)
+    return Legibility(float(lost.sum()) / max(1, int(contour.sum())), worst, float((opaque & low).sum()) / count, soft)
 
 
 def without_invisible(canvas: Floats, ground: Floats) -> Floats:
@@ -89,8 +101,8 @@ def _some(rng: Rng, mask: Bytes, most: int) -> np.ndarray[tuple[int, int], np.dt
     return np.stack(np.unravel_index(places, mask.shape))
 
 
-def stands_out(colours: Floats, ground: Floats, least: float = MIN_CONTRAST + 0.05) -> bool:
-    """Whether (n, 3) colours differ from one (3,) ground colour, but for one in a hundred."""
+def stands_out(colours: Floats, ground: Floats, least: float) -> bool:
+    """Whether (n, 3) colours differ by `least` from one (3,) ground colour, but for one in a hundred."""
     if not len(colours):
         return True
     return bool((np.abs(colours - ground).max(axis=1) < least).mean() <= 0.01)

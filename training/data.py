@@ -22,7 +22,7 @@ from torch.utils.data import IterableDataset
 from training.assets import CACHE
 from training.backgrounds import GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
 from training.camera import damaged, folded, out_of_focus, tilted
-from training.contrast import contour_colours, legibility, stands_out, without_invisible
+from training.contrast import MIN_CONTRAST, MIN_SOFT_CONTRAST, contour_colours, legibility, stands_out, without_invisible
 from training.designs import Assets, outlined
 from training.kinds import KINDS
 from training.mockups import Stage
@@ -112,7 +112,8 @@ def composed(rng: Rng, assets: Assets, height: int, width: int, kind: str, groun
     left, top, across, down = stage.zone if stage else (0, 0, width, height)
     canvas = np.zeros((height, width, 4), np.float32)
     canvas[top : top + down, left : left + across] = KINDS[kind].make(rng, assets, down, across)
-    base = _base_colour(rng, canvas, plain_colour if ground in ("flat", "gradient", "pattern") else garment_colour)
+    draw = plain_colour if ground in ("flat", "gradient", "pattern") else garment_colour
+    base = _base_colour(rng, canvas, draw, MIN_SOFT_CONTRAST + 0.05 if kind in SOFT_KINDS else MIN_CONTRAST + 0.05)
     for attempt in range(3):
         if float((canvas[..., 3] > 0.3).mean()) < 0.01:  # nothing is left of it
             return None
@@ -148,14 +149,14 @@ def _lit(rng: Rng, canvas: Floats, colour: Floats, shading: Floats, kind: str, g
     return Layers(without_invisible(np.asarray(canvas, np.float32), lit), lit)
 
 
-def _base_colour(rng: Rng, canvas: Floats, draw: Callable[[Rng], Floats]) -> Callable[[], Floats]:
+def _base_colour(rng: Rng, canvas: Floats, draw: Callable[[Rng], Floats], least: float) -> Callable[[], Floats]:
     """Draws ground colours that the design stands out from (the last one after 12 tries, whatever it is)."""
     colours = contour_colours(rng, canvas)
 
     def base() -> Floats:
         for _ in range(12):
             colour = draw(rng)
-            if stands_out(colours, colour):
+            if stands_out(colours, colour, least):
                 break
         return colour
 
