@@ -146,9 +146,7 @@ def clipart_paths(split: str) -> list[Path]:
     return [
         path
         for path, folder in found
-        if clipart_split(folder) == split
-        and not folder.startswith(CLIPART_SKIP)
-        and path.stat().st_size <= 400_000
+        if clipart_split(folder) == split and not folder.startswith(CLIPART_SKIP) and path.stat().st_size <= 400_000
     ]
 
 

@@ -28,7 +28,7 @@ def tilted(rng: Rng, layers: tuple[Floats, ...], strength: float) -> tuple[Float
     return tuple(_warped(layer, matrix, (width, height), index == 0) for index, layer in enumerate(layers))
 
 
-def _warped(layer: Floats, matrix: np.ndarray, size: tuple[int, int], is_design: bool) -> Floats:  # type: ignore[type-arg]
+def _warped(layer: Floats, matrix: cv2.typing.MatLike, size: tuple[int, int], is_design: bool) -> Floats:
     border = cv2.BORDER_CONSTANT if is_design else cv2.BORDER_REFLECT_101
     return np.asarray(cv2.warpPerspective(layer, matrix, size, borderMode=border), np.float32)
 

@@ -19,7 +19,7 @@ MIN_CONTRAST = 0.12
 MIN_SOFT_CONTRAST = 0.28
 #: A design is soft when more than this share of it is half-covered; others have such pixels at their edges only.
 SOFT_SHARE = 0.15
-#: Soft ink that changes the picture by less than this is not there at all (alpha 0); full ink from the second number on.
+#: Soft ink that changes the picture by less than the first is removed (alpha 0); from the second on it stays whole.
 INVISIBLE, VISIBLE = 0.04, 0.07
 
 
@@ -63,7 +63,7 @@ def legibility(canvas: Floats, ground: Floats) -> Legibility:
     # Where ink is thin (soft alpha just above one half), less of it shows: judge the ink, not its thickness.
     low = (change < MIN_CONTRAST * np.clip(alpha, 0.5, 1)).astype(np.uint8)
     band = max(3, round(max(opaque.shape) / 128) | 1)
-    contour = opaque & (1 - cv2.erode(opaque, np.ones((band, band), np.uint8)))
+    contour = _rim(opaque, band)
     lost = contour & low
     window = max(8, max(opaque.shape) // 8)
     near = cv2.boxFilter(contour.astype(np.float32), -1, (window, window), normalize=False)
@@ -85,13 +85,19 @@ def without_invisible(canvas: Floats, ground: Floats) -> Floats:
 def contour_colours(rng: Rng, canvas: Floats, most: int = 400) -> Floats:
     """Colours that a ground must differ from: (n, 3) of pixels at the contour and, half as many, inside and soft."""
     opaque = (canvas[..., 3] > 0.6).astype(np.uint8)
-    contour = opaque & (1 - cv2.erode(opaque, np.ones((5, 5), np.uint8)))
+    contour = _rim(opaque, 5)
     chosen = [_some(rng, contour, most), _some(rng, opaque, most // 2)]
     if float(canvas[..., 3].max()) <= 0.95 or not opaque.any():
         chosen.append(_some(rng, (canvas[..., 3] > 0.15).astype(np.uint8), most // 2))
     rows, columns = np.concatenate(chosen, axis=1)
     picked = canvas[rows, columns]
     return np.asarray(picked[:, :3] / np.maximum(picked[:, 3:], 1e-3), np.float32)
+
+
+def _rim(opaque: Bytes, band: int) -> Bytes:
+    """The pixels of a 0/1 mask within half of `band` pixels of its edge."""
+    core = np.asarray(cv2.erode(opaque, np.ones((band, band), np.uint8)), np.uint8)
+    return np.asarray(opaque - core, np.uint8)
 
 
 def _some(rng: Rng, mask: Bytes, most: int) -> np.ndarray[tuple[int, int], np.dtype[np.intp]]:

@@ -22,7 +22,14 @@ from torch.utils.data import IterableDataset
 from training.assets import CACHE
 from training.backgrounds import GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
 from training.camera import damaged, folded, out_of_focus, tilted
-from training.contrast import MIN_CONTRAST, MIN_SOFT_CONTRAST, contour_colours, legibility, stands_out, without_invisible
+from training.contrast import (
+    MIN_CONTRAST,
+    MIN_SOFT_CONTRAST,
+    contour_colours,
+    legibility,
+    stands_out,
+    without_invisible,
+)
 from training.designs import Assets, outlined
 from training.kinds import KINDS
 from training.mockups import Stage

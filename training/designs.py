@@ -85,7 +85,7 @@ def artwork(rng: Rng, assets: Assets, kind: str | None = None) -> Floats:
     if kind in (None, "icon") and assets.mono and rng.random() < (0.5 if kind else 0.2):
         return fill(rng, silhouette(rng, assets))
     pools = assets.colour.get(kind or "") or [pool for pools in assets.colour.values() for pool in pools]
-    layer = _drawn(rng, pools).astype(np.float32) / 255
+    layer: Floats = _drawn(rng, pools).astype(np.float32) / np.float32(255)
     layer[..., :3] *= layer[..., 3:]
     if rng.random() < 0.25:  # another colour scheme
         layer[..., :3] = layer[..., rng.permutation(3)]

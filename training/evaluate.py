@@ -75,7 +75,7 @@ def stored_pairs(folder: Path = HELD_OUT_SET) -> list[Sample]:
     for path in sorted(folder.glob("*_alpha.png")):
         name = path.name.removesuffix("_alpha.png")
         picture = next(p for p in (folder / f"{name}.jpg", folder / f"{name}.png") if p.exists())
-        pairs.append(Sample(np.asarray(Image.open(picture).convert("RGB")), np.asarray(Image.open(path)), name))
+        pairs.append(Sample(np.asarray(Image.open(picture).convert("RGB")), np.asarray(Image.open(path)), "any", name))
     return pairs
 
 
@@ -83,7 +83,7 @@ def evaluate(model: BiRefNet, pairs: Iterable[Sample], size: int) -> tuple[Score
     """Mean scores, and the mean per kind of background."""
     kinds: dict[str, list[Scores]] = {}
     for pair in pairs:
-        kinds.setdefault(pair.kind, []).append(score(predict(model, pair.image, size), pair.alpha))
+        kinds.setdefault(pair.ground, []).append(score(predict(model, pair.image, size), pair.alpha))
     everything = [item for items in kinds.values() for item in items]
     return Scores.mean(everything), {kind: Scores.mean(items) for kind, items in sorted(kinds.items())}
 
@@ -99,7 +99,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.generated:
-        assets = load_assets("heldout")
+        assets = load_assets("validation")
         pairs = [sample(assets, 7, index, 480) for index in range(options.generated)]
     else:
         pairs = stored_pairs()

@@ -45,7 +45,7 @@ def wanted() -> list[tuple[str, str]]:
     return pairs + [("layered", ground) for ground in EXTRA]
 
 
-def test_pairs(folder: Path = TEST_SET) -> Iterator[tuple[str, Sample]]:
+def read_test_set(folder: Path = TEST_SET) -> Iterator[tuple[str, Sample]]:
     """The stored test pictures one by one: (name, pair).
 
     Raises:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from training.backgrounds import Bytes, Floats, Rng, gradient, photo_crop, random_colour
+from training.backgrounds import Floats, Rng, gradient, photo_crop, random_colour
 from training.designs import (
+    WORDS,
     Assets,
     artwork,
     badge,
@@ -26,7 +28,6 @@ from training.designs import (
     silhouette,
     text_mask,
 )
-from training.designs import WORDS
 from training.textures import blurred, bubble, halftone, smoke, wash, worn
 
 Maker = Callable[[Rng, Assets, int, int], Floats]
@@ -166,6 +167,11 @@ def smoking(rng: Rng, assets: Assets, height: int, width: int) -> Floats:
     return canvas
 
 
+def _sixteenths(point: NDArray[np.float64]) -> tuple[int, int]:
+    """A point in the unit of OpenCV's `shift=4`."""
+    return int(16 * point[0]), int(16 * point[1])
+
+
 def thin_lines(rng: Rng, assets: Assets, height: int, width: int) -> Floats:
     """Fine lines: a line icon, rays, rings, a curve that winds through the picture, a contour map."""
     if rng.random() < 0.45:
@@ -179,11 +185,11 @@ def thin_lines(rng: Rng, assets: Assets, height: int, width: int) -> Floats:
     if draw < 0.25:
         for angle in np.linspace(0, 2 * np.pi, int(rng.integers(10, 40)), endpoint=False):
             direction = np.array((np.cos(angle), np.sin(angle)))
-            ends = (middle + reach * 0.35 * direction, middle + reach * rng.uniform(0.8, 1) * direction)
-            cv2.line(mask, *(tuple(int(16 * v) for v in end) for end in ends), 255, thick, cv2.LINE_AA, 4)
+            inner, outer = middle + reach * 0.35 * direction, middle + reach * rng.uniform(0.8, 1) * direction
+            cv2.line(mask, _sixteenths(inner), _sixteenths(outer), 255, thick, cv2.LINE_AA, 4)
     elif draw < 0.5:
         for radius in np.linspace(0.15, 1, int(rng.integers(3, 10))) * reach:
-            cv2.circle(mask, tuple(int(16 * v) for v in middle), int(16 * radius), 255, thick, cv2.LINE_AA, 4)
+            cv2.circle(mask, _sixteenths(middle), int(16 * radius), 255, thick, cv2.LINE_AA, 4)
     elif draw < 0.8:
         t = np.linspace(0, 2 * np.pi, 900)
         a, b = rng.integers(1, 8, 2)
@@ -251,7 +257,9 @@ def layered(rng: Rng, assets: Assets, height: int, width: int) -> Floats:
         for _ in range(rng.integers(3, 25)):
             spot = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
             red, green, blue = (float(part) for part in random_colour(rng))
-            cv2.circle(canvas, spot, int(rng.uniform(1.5, 5) * short / 384) + 1, (red, green, blue, 1.0), -1, cv2.LINE_AA)
+            cv2.circle(
+                canvas, spot, int(rng.uniform(1.5, 5) * short / 384) + 1, (red, green, blue, 1.0), -1, cv2.LINE_AA
+            )
     return canvas
 
 
@@ -265,10 +273,10 @@ class Kind:
 
 
 KINDS = {
-    "icon": Kind(_art("icon"), 0.09), "emoji": Kind(_art("emoji"), 0.09), "illustration": Kind(_art("illustration"), 0.09),
-    "lettering": Kind(words, 0.11), "badge": Kind(shaped, 0.09), "photo_cut": Kind(photo_cut, 0.07),
+    "icon": Kind(_art("icon"), 0.09), "emoji": Kind(_art("emoji"), 0.09),
+    "illustration": Kind(_art("illustration"), 0.09), "lettering": Kind(words, 0.11), "badge": Kind(shaped, 0.09),
+    "photo_cut": Kind(photo_cut, 0.07),
     "halftone": Kind(screened, 0.05), "distressed": Kind(distressed, 0.07), "glow": Kind(glowing, 0.06),
     "smoke": Kind(smoking, 0.04), "thin_lines": Kind(thin_lines, 0.06), "transparent": Kind(transparent, 0.06),
     "layered": Kind(layered, 0.12),
 }  # fmt: skip
-__all__ = ["KINDS", "Bytes", "Kind", "Maker"]

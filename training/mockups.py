@@ -54,8 +54,8 @@ class Stage:
         # A shadow beside the thing and the rounding of its rim make it an object, not a cut-out.
         shadow = blurred(mask, rng.uniform(4, 14) * scale)
         move = np.array([[1, 0, rng.normal(0, 3) * scale], [0, 1, rng.uniform(1, 6) * scale]])
-        shadow = cv2.warpAffine(shadow, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        colour = colour * (1 - np.float32(rng.uniform(0.15, 0.5)) * shadow)[..., None]
+        cast = np.asarray(cv2.warpAffine(shadow, move, (width, height), borderMode=cv2.BORDER_REPLICATE), np.float32)
+        colour = colour * (1 - np.float32(rng.uniform(0.15, 0.5)) * cast)[..., None]
         rim = np.clip(blurred(mask, 5 * scale) * 1.6 - 0.5, 0, 1)
         shading = shading * (1 - np.float32(rng.uniform(0.05, 0.3)) * (1 - rim))
         inside = mask[..., None]

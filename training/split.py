@@ -11,7 +11,17 @@ from dataclasses import dataclass
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 #: Licences that ask for no more than naming the source: weights trained on such art can be given away under MIT.
-ALLOWED_LICENCES = ("MIT", "ISC", "Apache-2.0", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0", "OFL-1.1", "public domain")
+ALLOWED_LICENCES = (
+    "MIT",
+    "ISC",
+    "Apache-2.0",
+    "CC0-1.0",
+    "CC-BY-2.0",
+    "CC-BY-3.0",
+    "CC-BY-4.0",
+    "OFL-1.1",
+    "public domain",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ ART_SETS = (
     ArtSet("fluent", "@iconify-json/fluent-emoji@1.2.7", "MIT", TRAIN, 800, kind="emoji"),
 )  # fmt: skip
 
-#: Debian package of public-domain drawings (openclipart.org). Its folders are the sets; what is not named is training's.
+#: Debian package of public-domain drawings (openclipart.org). Its folders are the sets; the unnamed are training's.
 CLIPART_PACKAGE = "openclipart-svg"
 CLIPART_LICENCE = "public domain"
 CLIPART_FOLDERS = {

@@ -62,7 +62,7 @@ def halftone(rng: Rng, height: int, width: int, tone: Floats | None = None) -> F
 
 
 def smoke(rng: Rng, height: int, width: int) -> Floats:
-    """A drifting cloud, fading to nothing before the frame's edge, at most 0.95."""
+    """A drifting cloud, thick near the middle and fading towards the frame, at most 0.95."""
     short = min(height, width)
     field = clouds(rng, height, width, short * rng.uniform(0.25, 0.45), 4)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
