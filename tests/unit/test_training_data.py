@@ -141,10 +141,11 @@ class TestFairness:
         assert legibility(disc(96, 30, (0, 0, 0)), plain(96, 1)).is_fair
 
     def test_a_contour_that_vanishes_on_one_side_is_unfair_although_most_of_it_shows(self) -> None:
-        canvas = disc(96, 30, (0, 0, 0))
-        canvas[40:56, 70:, :3] = canvas[40:56, 70:, 3:]  # a white patch at the rim
-        found = legibility(canvas, plain(96, 1))
-        assert found.contour < 0.15
+        canvas = disc(256, 110, (0, 0, 0))
+        canvas[121:135, 225:, :3] = canvas[121:135, 225:, 3:]  # a white patch at the rim
+        found = legibility(canvas, plain(256, 1))
+        assert found.contour < 0.03
+        assert found.inside < 0.015
         assert not found.is_fair
 
     def test_a_patch_inside_in_the_grounds_colour_is_unfair_and_a_hole_is_not(self) -> None:
