@@ -27,7 +27,7 @@ from training.split import (
 from training.textures import halftone, smoke, worn
 
 #: Bytes of the stored test set: it lives in git.
-SIZE_LIMIT_BYTES = 20_000_000
+SIZE_LIMIT_BYTES = 13_000_000
 
 
 def disc(side: int, radius: float, colour: tuple[float, float, float]) -> Floats:
