@@ -69,7 +69,6 @@ ART_SETS = (
     ArtSet("icon-park", "@iconify-json/icon-park@1.2.4", "Apache-2.0", TRAIN, 300),
     ArtSet("meteocons", "@iconify-json/meteocons@1.2.4", "MIT", TRAIN, 150),
     ArtSet("logos", "@iconify-json/logos@1.2.19", "CC0-1.0", TRAIN, 700),
-    ArtSet("fluent", "@iconify-json/fluent-emoji@1.2.7", "MIT", TRAIN, 800, kind="emoji"),
 )  # fmt: skip
 
 #: Debian package of public-domain drawings (openclipart.org). Its folders are the sets; the unnamed are training's.
