@@ -164,7 +164,7 @@ CONFIGS: dict[str, BiRefNetConfig] = {
         gradient_width=8,
         aspp_blocks=(5, 4, 3),
         patches="pixels",
-        detail_width=24,
+        detail_width=16,
         ground_cue=True,
     ),
     "starter": BiRefNetConfig(

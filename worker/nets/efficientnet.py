@@ -5,13 +5,14 @@ Source: Tan and Le 2019, EfficientNet (arXiv 1905.11946), table 1, in its Lite v
 checkpoints, whose values training/pretrained.py can start from (Apache-2.0).
 
 Differences from the original: the stages behind `config.stages` and the classifier are not there; padding is the same on
-both sides (the original's stride-2 convolutions pad right and below); the stem may see more than three channels.
+both sides (the original's stride-2 convolutions pad right and below); more channels than three may join at stride 4.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.nets.config import EfficientNetConfig, Stage
+from worker.nets.decoder import image_to_pixels
 
 #: The value of the published checkpoints.
 BATCH_NORM_EPS = 1e-3
@@ -67,21 +68,30 @@ def _stage(in_channels: int, stage: Stage) -> nn.Sequential:
 class EfficientNet(nn.Module):
     """The backbone: (B, C, H, W) -> five maps (B, C_i, H/2.., W/2..), at strides 2, 4, 8, 16 and 32.
 
-    A map is what the last stage of its stride gives.
+    A map is what the last stage of its stride gives. The stem sees the three channels of the picture; what stands behind
+    them joins at stride 4, so that everything before is the published network's and can stay as it is in training.
     """
 
     def __init__(self, config: EfficientNetConfig, in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.stem = ConvNorm(in_channels, config.stem_width, 3, stride=2)
+        self.stem = ConvNorm(3, config.stem_width, 3, stride=2)
+        self.cue = nn.Conv2d(16 * (in_channels - 3), config.widths[0], 1) if in_channels > 3 else None
         widths = (config.stem_width, *(stage.channels for stage in config.stages))
         self.stages = nn.ModuleList(_stage(width, stage) for width, stage in zip(widths, config.stages, strict=False))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.stem(x)
+    @property
+    def early(self) -> list[nn.Module]:
+        """The stem and the stages down to stride 4."""
+        return [self.stem, *list(self.stages)[: self.config.taps[1] + 1]]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.stem(image[:, :3])
         features = []
         for number, stage in enumerate(self.stages):
             x = stage(x)
+            if number == self.config.taps[1] and self.cue is not None:
+                x = x + self.cue(image_to_pixels(image[:, 3:], x.shape[2:]))
             if number in self.config.taps:
                 features.append(x)
         return features
