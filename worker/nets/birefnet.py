@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from worker.nets.config import BiRefNetConfig, EfficientNetConfig
 from worker.nets.decoder import AuxOutputs, Decoder, DecoderBlock, resize
 from worker.nets.efficientnet import EfficientNet
-from worker.nets.ground import ground_cue
+from worker.nets.ground import with_ground_cue
 from worker.nets.swin import Swin
 
 
@@ -46,7 +46,7 @@ class BiRefNet(nn.Module):
         return aux
 
     def _with_cue(self, x: Tensor) -> Tensor:
-        return torch.cat((x, ground_cue(x)), dim=1) if self.config.ground_cue else x
+        return with_ground_cue(x) if self.config.ground_cue else x
 
     def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Lateral maps, shallow to deep, the deepest squeezed; and the map at stride 2, where the backbone has one."""

@@ -16,6 +16,11 @@ STRIP = 1 / 64
 ALONG = 1 / 8
 
 
+def with_ground_cue(x: Tensor) -> Tensor:
+    """A picture and, behind it, its ground cue: (B, C, H, W) -> (B, 2C, H, W)."""
+    return torch.cat((x, ground_cue(x)), dim=1)
+
+
 def ground_cue(x: Tensor) -> Tensor:
     """Absolute difference of a picture from the ground its border suggests: (B, C, H, W) -> (B, C, H, W), >= 0."""
     return (x - guessed_ground(x)).abs()
