@@ -22,19 +22,22 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.assets import CACHE
-from training.data import Assets, Pairs, load_assets, normalised, sample
-from training.evaluate import STARTER, Scores, score
+from training.data import Assets, load_assets, normalised, sample
+from training.evaluate import STARTER
 from training.losses import RECIPES, training_loss
+from training.measures import Scores, score
 from training.pretrained import fetch, load_pretrained, published_state
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.efficientnet import ConvNorm, EfficientNet
@@ -216,10 +219,21 @@ class Run:
                         self._log(curve, {"check": check(self.averaged())._asdict()})
         self.save()
 
-    def _batches(self, assets: Assets, phase: Phase) -> Any:
-        """Endless batches of this process, beginning at the first picture that no process has drawn."""
-        pairs = Pairs(assets, SEEDS[self.role], phase.size, self.seen + self.rank, self.ranks)
-        return iter(torch.utils.data.DataLoader(pairs, batch_size=phase.batch))
+    def _batches(self, assets: Assets, phase: Phase) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless batches of this process, beginning at the first picture that no process has drawn.
+
+        (B, 3, S, S) float32 normalised pictures and (B, 1, S, S) float32 alphas, 0..1.
+        """
+        index, side = self.seen + self.rank, phase.size
+        while True:
+            images, alphas = [], []
+            for _ in range(phase.batch):
+                pair = sample(assets, SEEDS[self.role], index, side)
+                images.append(torch.from_numpy(normalised(pair.image, side)))
+                alpha = cv2.resize(pair.alpha, (side, side), interpolation=cv2.INTER_AREA)
+                alphas.append(torch.from_numpy(alpha[None].astype(np.float32) / 255))
+                index += self.ranks
+            yield torch.stack(images), torch.stack(alphas)
 
     def _one_step(self, image: Tensor, alpha: Tensor, began: float) -> dict[str, float]:
         self.model.train()
