@@ -70,9 +70,7 @@ def by_kind(pairs: Iterable[Sample], scores: Iterable[Scores]) -> dict[str, dict
     for pair, item in zip(pairs, scores, strict=True):
         tables["art"].setdefault(pair.kind, []).append(item)
         tables["ground"].setdefault(pair.ground, []).append(item)
-    return {
-        table: {name: Scores.mean(items) for name, items in sorted(rows.items())} for table, rows in tables.items()
-    }
+    return {table: {name: Scores.mean(items) for name, items in sorted(rows.items())} for table, rows in tables.items()}
 
 
 def evaluate(model: BiRefNet, pairs: Iterable[Sample], size: int) -> Scores:

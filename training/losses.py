@@ -5,8 +5,8 @@ structure (SSIM) losses on the masks of every scale, and cross entropy on the pr
 
 Differences from the paper: our own weights for the terms (fewer steps, smaller network); SSIM with a box window and on
 the full-size mask only, because the CPU pays for every window; an L1 term on the alpha itself, because the paper's
-masks are binary and ours are not. Cross entropy and L1 count pixels near a contour more (Wei et al. 2020, F3Net, section
-3.3), and the soft role also minimises the difference of Laplacian pyramids (Hou and Liu 2019, equation 2).
+masks are binary and ours are not. Cross entropy and L1 count pixels near a contour more (Wei et al. 2020, F3Net), and
+the soft role also minimises the difference of Laplacian pyramids (Hou and Liu 2019).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def ssim_loss(prob: Tensor, target: Tensor, window: int = 7) -> Tensor:
 def contour_weight(target: Tensor, boundary: float, window: int = 15) -> Tensor:
     """How much each pixel counts: 1 in even regions, up to 1 + boundary at contours; any (B, 1, H, W), 0..1.
 
-    Source: Wei et al. 2020, F3Net (arXiv 1911.11445), equation 3.
+    Source: Wei et al. 2020, F3Net (arXiv 1911.11445), the pixel position aware loss.
     """
     around = F.avg_pool2d(target, window, stride=1, padding=window // 2, count_include_pad=False)
     return 1 + boundary * (around - target).abs()
@@ -95,7 +95,7 @@ def contour_weight(target: Tensor, boundary: float, window: int = 15) -> Tensor:
 def laplacian_loss(prob: Tensor, target: Tensor, levels: int = 4) -> Tensor:
     """Mean absolute difference of two Laplacian pyramids, each level counted twice the one above; (B, 1, H, W) both.
 
-    Source: Hou and Liu 2019, Context-aware image matting (arXiv 1909.09725), equation 2; with a box instead of a Gaussian.
+    Source: Hou and Liu 2019, Context-aware image matting (arXiv 1909.09725); with a box instead of a Gaussian.
     """
     difference = prob - target
     loss = difference.new_zeros(())

@@ -1,12 +1,13 @@
 """How far a mask is from the true alpha: the measures of segmentation and of matting.
 
-Sources: boundary F: Perazzi et al. 2016, DAVIS (CVPR), section 4, with the tolerance of its published code; gradient and
-connectivity error: Rhemann et al. 2009, A perceptually motivated online benchmark for image matting (CVPR), section 5,
-with its parameters, over the whole picture (there is no trimap).
+Sources: boundary F: Perazzi et al. 2016, DAVIS (CVPR), with the tolerance of its published code; gradient and
+connectivity error: Rhemann et al. 2009, A perceptually motivated online benchmark for image matting (CVPR), with its
+parameters, over the whole picture (there is no trimap).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ Bools = NDArray[np.bool_]
 CONTOUR_TOLERANCE = 0.008
 #: A far stricter one, pixels: what is seen of an edge in print.
 FINE_TOLERANCE_PX = 2
-#: Rhemann et al.: standard deviation of the Gaussian derivative, pixels; step between thresholds; what is still connected.
+#: Rhemann et al.: sigma of the Gaussian derivative, pixels; step between thresholds; what still counts as connected.
 GRADIENT_SIGMA, CONNECTIVITY_STEP, CONNECTIVITY_SLACK = 1.4, 0.1, 0.15
 
 
@@ -81,14 +82,14 @@ def _ratio(part: float, whole: float) -> float:
 def contour_f(inside: Bools, true_inside: Bools, tolerance_px: int) -> float:
     """Harmonic mean of the shares of each contour that lie within a distance of the other: (H, W) both -> 0..1.
 
-    Two empty contours agree; one empty contour matches nothing. Source: Perazzi et al. 2016, section 4.
+    Two empty contours agree; one empty contour matches nothing. Source: Perazzi et al. 2016.
     """
     found, true = _contour(inside), _contour(true_inside)
     if not found.any() or not true.any():
         return float(found.any() == true.any())
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * tolerance_px + 1, 2 * tolerance_px + 1))
-    precision = float((cv2.dilate(true, disc) & found).sum() / found.sum())
-    recall = float((cv2.dilate(found, disc) & true).sum() / true.sum())
+    precision = float(found[cv2.dilate(true, disc) > 0].sum() / found.sum())
+    recall = float(true[cv2.dilate(found, disc) > 0].sum() / true.sum())
     return _ratio(2 * precision * recall, precision + recall)
 
 
@@ -118,12 +119,12 @@ def _gradient(alpha: Floats) -> Floats:
 def connectivity_error(found: Floats, truth: Floats) -> float:
     """Sum of differences of how connected each pixel is to the largest part that both have; (H, W) both, 0..1.
 
-    A pixel's level is the highest threshold at which it still belongs to that part; it counts as disconnected by how far
-    its alpha lies above. Source: Rhemann et al. 2009, equation 4 and following.
+    A pixel's level is the highest threshold at which it still belongs to that part; it counts as disconnected by how
+    far its alpha lies above. Source: Rhemann et al. 2009.
     """
     level = np.full(truth.shape, -1, np.float32)
     thresholds = np.arange(0, 1 + CONNECTIVITY_STEP, CONNECTIVITY_STEP, dtype=np.float32)
-    for before, threshold in zip(thresholds, thresholds[1:], strict=False):
+    for before, threshold in itertools.pairwise(thresholds):
         both = ((found >= threshold) & (truth >= threshold)).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=4)
         largest = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])) if count > 1 else np.zeros_like(both, bool)

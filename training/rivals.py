@@ -36,8 +36,8 @@ def grab_cut(image: Picture) -> Mask:
 def flat_key(image: Picture) -> Mask:
     """A colour key: how far each pixel is from the frame's median colour in CIE Lab, against the frame's own spread.
 
-    Up to the distance that 95 % of the frame keeps (at least 3, a just visible step), a pixel is ground; from twice that
-    and 6 more it is design; between, the alpha rises evenly.
+    Up to the distance that 95 % of the frame keeps (at least 3, a just visible step), a pixel is ground; from twice
+    that and 6 more it is design; between, the alpha rises evenly.
     """
     lab = cv2.cvtColor(image.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
     frame = max(2, round(FRAME * min(image.shape[:2])))

@@ -9,9 +9,9 @@ The picture size grows during a run (`SCHEDULES`): small pictures give many step
 what a design is, large ones teach the edges at the end. The backbone begins with ImageNet weights (`pretrained.py`).
 
 Several processes (`--processes`) each draw their own pictures and share their gradients, one thread each: on two cores
-that is faster than two threads, and a busy machine slows it without making it spin. A run stopped half-way goes on where
-it was. Pictures and starting weights are seeded; the length is a budget of processor time, so the number of steps depends
-on the machine, but not on what else ran on it.
+that is faster than two threads, and a busy machine slows it without making it spin. A run stopped half-way goes on
+where it was. Pictures and starting weights are seeded; the length is a budget of processor time, so the number of steps
+depends on the machine, but not on what else ran on it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 
 from training.assets import CACHE
 from training.data import Assets, load_assets, normalised, sample
@@ -303,7 +303,7 @@ def train_role(role: str, minutes: float, init: Path | None, folder: Path, proce
     meeting = folder / "meeting"
     meeting.unlink(missing_ok=True)
     arguments = (processes, meeting, role, minutes, init, folder)
-    torch.multiprocessing.spawn(_train_process, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+    multiprocessing.spawn(_train_process, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
     return folder / "ema.safetensors"
 
 

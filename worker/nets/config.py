@@ -1,7 +1,8 @@
 """The numbers of every network variant, in one place.
 
-Sources: Liu et al. 2021, Swin Transformer (arXiv 2103.14030), table 7, for the tiny and large backbones; Tan and Le 2019,
-EfficientNet (arXiv 1905.11946), table 1, in its Lite variant, for the starter's; Zheng et al. 2024, BiRefNet (arXiv 2401.03407), section 3 and its released configuration, for the decoder.
+Sources: Liu et al. 2021, Swin Transformer (arXiv 2103.14030), table 7, for the tiny and large backbones; Tan and Le
+2019, EfficientNet (arXiv 1905.11946), table 1, in its Lite variant, for the starter's; Zheng et al. 2024, BiRefNet
+(arXiv 2401.03407), section 3 and its released configuration, for the decoder.
 """
 
 from collections.abc import Sequence
@@ -94,8 +95,8 @@ class BiRefNetConfig:
         patch_width: inner channels of the image-patch injection.
         gradient_width: channels of the gradient attention.
         aspp_blocks: which decoder blocks have the ASPP, 5 (the squeeze) to 1; the others are two convolutions.
-        patches: how the picture enters a decoder stage. "tiles": all of it, cut into tiles that lie on top of each other,
-            as published. "pixels": each position sees the pixels it stands for, at most 4x4 of them (averages of more).
+        patches: how the picture enters a decoder stage. "tiles": all of it, cut into tiles that lie on top of each
+            other, as published. "pixels": each position sees what it stands for, at most 4x4 values (averages of more).
         detail_width: channels of the last stage, which works at half the picture's size; 0 is the published output at a
             quarter. Needs a backbone with a map at stride 2.
         ground_cue: the network also sees how far each pixel is from the ground, as the picture's border tells it.

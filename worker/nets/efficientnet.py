@@ -4,8 +4,8 @@ Source: Tan and Le 2019, EfficientNet (arXiv 1905.11946), table 1, in its Lite v
 2020): no squeeze-and-excitation, ReLU6 in place of swish. Written from the paper; the shapes are those of the published
 checkpoints, whose values training/pretrained.py can start from (Apache-2.0).
 
-Differences from the original: the stages behind `config.stages` and the classifier are not there; padding is the same on
-both sides (the original's stride-2 convolutions pad right and below); more channels than three may join at stride 4.
+Differences from the original: the stages behind `config.stages` and the classifier are not there; padding is the same
+on both sides (the original's stride-2 convolutions pad right and below); more channels than three may join at stride 4.
 """
 
 import torch.nn.functional as F
@@ -26,9 +26,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.relu = relu
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,8 +66,8 @@ def _stage(in_channels: int, stage: Stage) -> nn.Sequential:
 class EfficientNet(nn.Module):
     """The backbone: (B, C, H, W) -> five maps (B, C_i, H/2.., W/2..), at strides 2, 4, 8, 16 and 32.
 
-    A map is what the last stage of its stride gives. The stem sees the three channels of the picture; what stands behind
-    them joins at stride 4, so that everything before is the published network's and can stay as it is in training.
+    A map is what the last stage of its stride gives. The stem sees the three channels of the picture; what stands
+    behind them joins at stride 4, so that everything before is the published network's and can stay so in training.
     """
 
     def __init__(self, config: EfficientNetConfig, in_channels: int = 3) -> None:

@@ -1,8 +1,8 @@
 """How far each pixel is from the ground, as the picture's border tells it.
 
 A print design stands on something that reaches the frame. Its colour at each point is guessed from the four sides by a
-Coons patch, which is exact for flat grounds and for linear gradients; the network sees the difference beside the picture
-and learns how far to trust it.
+Coons patch, which is exact for flat grounds and for linear gradients; the network sees the difference beside the
+picture and learns how far to trust it.
 
 Source: Coons 1967, Surfaces for computer-aided design of space forms; the use as a cue is our own.
 """

@@ -31,7 +31,7 @@ class FastConvNorm(nn.Module):
         self._packed = False
 
     def pack(self) -> None:
-        """Take oneDNN's convolution with ReLU6 inside, where it can be had: it writes the widest maps once, not twice."""
+        """Take oneDNN's convolution with ReLU6 inside, where it can be had: it writes the widest maps only once."""
         self._packed = packs_weights(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:

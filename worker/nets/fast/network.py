@@ -12,6 +12,7 @@ from worker.nets.fast.efficientnet import FastConvNorm, FastEfficientNet
 from worker.nets.fast.layers import Linear, resize
 from worker.nets.fast.swin import FastSwin
 from worker.nets.ground import with_ground_cue
+from worker.nets.swin import Swin
 
 
 class FastBiRefNet(nn.Module):
@@ -23,7 +24,7 @@ class FastBiRefNet(nn.Module):
     def __init__(self, plain: BiRefNet) -> None:
         super().__init__()
         self.config = plain.config
-        self.backbone = FastEfficientNet(plain.bb) if isinstance(plain.bb, EfficientNet) else FastSwin(plain.bb)
+        self.backbone = _fast_backbone(plain.bb)
         squeeze = plain.squeeze_module[0]
         assert isinstance(squeeze, DecoderBlock)
         self.squeeze = FastBlock(squeeze, (sum(self.config.lateral_widths),))
@@ -41,6 +42,13 @@ class FastBiRefNet(nn.Module):
         for a, b in zip(full, half, strict=True):
             context += [resize(a, size), _enlarged_then_resized(b, (a.shape[1], a.shape[2]), size)]
         return self.decoder(x, full[:3], half[:3], self.squeeze(torch.cat(context, dim=-1)), *fine)
+
+
+def _fast_backbone(plain: nn.Module) -> nn.Module:
+    if isinstance(plain, EfficientNet):
+        return FastEfficientNet(plain)
+    assert isinstance(plain, Swin)
+    return FastSwin(plain)
 
 
 def _enlarged_then_resized(x: Tensor, between: tuple[int, int], size: tuple[int, int]) -> Tensor:
