@@ -59,7 +59,8 @@ def score(mask: Floats, alpha: NDArray[np.uint8]) -> Scores:
         mask: (h, w) float32, 0..1, of any size; it is resized to the alpha's.
         alpha: (H, W) uint8.
     """
-    found = cv2.resize(mask, (alpha.shape[1], alpha.shape[0]), interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(mask, (alpha.shape[1], alpha.shape[0]), interpolation=cv2.INTER_LINEAR)
+    found = np.asarray(resized, np.float32)
     truth = (alpha / np.float32(255)).astype(np.float32)
     inside, true_inside = found > 0.5, truth > 0.5
     tolerance = int(np.ceil(CONTOUR_TOLERANCE * np.hypot(*alpha.shape)))

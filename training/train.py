@@ -31,7 +31,8 @@ import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from training.assets import CACHE
 from training.data import Assets, load_assets, normalised, sample
@@ -303,7 +304,7 @@ def train_role(role: str, minutes: float, init: Path | None, folder: Path, proce
     meeting = folder / "meeting"
     meeting.unlink(missing_ok=True)
     arguments = (processes, meeting, role, minutes, init, folder)
-    multiprocessing.spawn(_train_process, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+    spawn(_train_process, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
     return folder / "ema.safetensors"
 
 
