@@ -85,9 +85,9 @@ def chosen_pairs(name: str, count: int) -> list[Sample]:
         return [sample(assets, 7, index, 560) for index in range(count)]
     if name == "heldout":
         return stored_pairs()
-    from training.heldout import test_pairs  # it draws with what this module measures
+    from training.heldout import read_test_set  # it draws with what this module measures
 
-    return [pair for _, pair in test_pairs()]
+    return [pair for _, pair in read_test_set()]
 
 
 def line(label: str, scores: Scores) -> str:

@@ -60,7 +60,7 @@ class Phase:
 
 
 SCHEDULES = {
-    "base": (Phase(0.15, 192, 10), Phase(0.60, 256, 8), Phase(0.90, 384, 4), Phase(1.0, 512, 3)),
+    "base": (Phase(0.25, 192, 10), Phase(0.65, 256, 8), Phase(1.0, 384, 4)),
     "rmbg": (Phase(0.5, 512, 3), Phase(1.0, 640, 2)),
     "birefnet": (Phase(0.5, 512, 3), Phase(1.0, 640, 2)),
 }
