@@ -212,13 +212,13 @@ def normalised(image: Bytes, size: int) -> NDArray[np.float32]:
 class Pairs(IterableDataset[tuple[Tensor, Tensor]]):
     """Endless training pairs: ((3, S, S) float32 normalised picture, (1, S, S) float32 alpha 0..1)."""
 
-    def __init__(self, assets: Assets, seed: int, size: int, start: int = 0, stride: int = 1) -> None:
-        """Begin at sample `start`, so that a resumed run does not see the same pictures again; take every `stride`-th."""
-        self.assets, self.seed, self.size, self.start, self.stride = assets, seed, size, start, stride
+    def __init__(self, assets: Assets, seed: int, size: int, start: int = 0) -> None:
+        """Begin at sample `start`, so that a resumed run does not see the same pictures again."""
+        self.assets, self.seed, self.size, self.start = assets, seed, size, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         worker = torch.utils.data.get_worker_info()
-        index, step = (self.start, self.stride)
+        index, step = (self.start, 1) if worker is None else (self.start + worker.id, worker.num_workers)
         while True:
             pair = sample(self.assets, self.seed, index, self.size)
             target = cv2.resize(pair.alpha, (self.size, self.size), interpolation=cv2.INTER_AREA)
