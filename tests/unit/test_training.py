@@ -9,8 +9,8 @@ from torch import Tensor
 
 from training import losses
 from training.data import drawn_assets, normalised, sample
-from training.evaluate import score
 from training.losses import RECIPES, gradient_target, iou_loss, sharpened, ssim_loss, training_loss
+from training.measures import score
 from training.train import Average, Phase, learning_rate
 
 
