@@ -74,3 +74,16 @@ def test_the_laplacian_sees_a_lost_edge_and_no_even_shift() -> None:
     assert float(laplacian_loss(target, target)) == 0
     assert float(laplacian_loss(blurred, target)) > 0.02
     assert float(laplacian_loss(torch.full_like(target, 0.3), torch.full_like(target, 0.6))) < 1e-6
+
+
+def test_shared_gradients_reach_the_weights_that_they_belong_to(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fused optimiser reads memory, not shapes: a gradient in another memory order would be taken for noise."""
+    monkeypatch.setitem(train.PEAK_LR, "rmbg", 0.1)
+    run, reference = (Run("rmbg", 60, start, tmp_path / name) for name in ("fused", "plain"))
+    reference.optimiser = torch.optim.AdamW(reference._groups(), lr=0.1, fused=False, foreach=False)
+    losses = steps(run, 1), steps(reference, 1)
+    assert losses[0] == losses[1]
+    for (name, weight), expected in zip(run.model.named_parameters(), reference.model.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, atol=1e-6, rtol=1e-5, msg=name)
