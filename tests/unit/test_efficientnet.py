@@ -78,8 +78,8 @@ def test_pretrained_weights_compute_what_their_package_computes_on_its_own_input
     load_pretrained(backbone, state)
 
     def norm(x: Tensor, name: str) -> Tensor:
-        parts = [state[f"{name}.{tensor}"] for tensor in ("running_mean", "running_var", "weight", "bias")]
-        return F.batch_norm(x, *parts, eps=1e-3)
+        mean, var, weight, bias = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, var, weight, bias, eps=1e-3)
 
     pixels = torch.rand(1, 3, 32, 32)
     x = norm(F.conv2d((pixels * 255 - 127) / 128, state["_conv_stem.weight"], stride=2, padding=1), "_bn0").clamp(0, 6)
@@ -144,5 +144,5 @@ def test_training_reaches_every_weight_of_the_lite_network() -> None:
     model = BiRefNet(CONFIGS["lite"]).train()
     aux = model.forward_with_aux(torch.randn(2, 3, 64, 64))
     assert aux.masks[-1].shape == (2, 1, 64, 64)
-    torch.stack([part.mean() for part in aux.masks + aux.gradients]).sum().backward()
+    torch.stack([part.mean() for part in aux.masks + aux.gradients]).sum().backward()  # type: ignore[no-untyped-call]
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
