@@ -78,7 +78,8 @@ def test_pretrained_weights_compute_what_their_package_computes_on_its_own_input
     load_pretrained(backbone, state)
 
     def norm(x: Tensor, name: str) -> Tensor:
-        mean, var, weight, bias = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, var, weight, bias = (state[f"{name}.{part}"] for part in parts)
         return F.batch_norm(x, mean, var, weight, bias, eps=1e-3)
 
     pixels = torch.rand(1, 3, 32, 32)
