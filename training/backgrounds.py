@@ -6,7 +6,7 @@ the ink printed on it (fabric folds, paper grain) gives that shading as a second
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +16,11 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Rng = np.random.Generator
 
+#: Kinds of ground and how often they come: what shops are sent most is flat, then cloth, then mock-up photos.
+GROUNDS = {
+    "flat": 0.28, "garment": 0.22, "mockup_photo": 0.15, "gradient": 0.10, "paper": 0.07, "photo": 0.08, "wood": 0.05,
+    "pattern": 0.05,
+}  # fmt: skip
 #: Common garment colours, RGB 0..255.
 GARMENTS = (
     (255, 255, 255), (250, 248, 242), (20, 20, 22), (34, 34, 38), (66, 68, 72), (120, 122, 126), (200, 201, 203),
@@ -80,21 +85,25 @@ def blend(first: Floats, second: Floats, weight: Floats) -> Floats:
     return np.asarray(first + weight[..., None] * (second - first), np.float32)
 
 
-def fabric(rng: Rng, height: int, width: int) -> tuple[Floats, Floats]:
+def garment_colour(rng: Rng) -> Floats:
+    """(3,) RGB of a garment: one that shops sell, or (three in ten) any."""
+    if rng.random() < 0.3:
+        return random_colour(rng)
+    return np.array(GARMENTS[int(rng.integers(len(GARMENTS)))], np.float32) / np.float32(255)
+
+
+def fabric(rng: Rng, height: int, width: int, colour: Floats) -> tuple[Floats, Floats]:
     """A garment's cloth: (colour (H, W, 3), shading (H, W)); shading multiplies ink and cloth alike.
 
-    Weave, knit or plain; heather flecks; folds; light from one side.
+    Weave, knit or plain; heather flecks; folds; seams; light from one side.
     """
     scale = max(height, width) / 384
-    colour: Floats = np.array(GARMENTS[int(rng.integers(len(GARMENTS)))], np.float32) / np.float32(255)
-    if rng.random() < 0.3:
-        colour = random_colour(rng)
     cloth = np.broadcast_to(colour, (height, width, 3)).astype(np.float32)
     flecks = rng.random()
     if flecks < 0.45:  # heather: horizontal flecks of a lighter or darker yarn
         strength = rng.uniform(0.02, 0.14)
         grain = noise(rng, height, width, rng.uniform(1, 1.6) * scale, rng.uniform(3, 9) * scale)
-        cloth = cloth + (strength * grain * rng.choice((-1, 1)))[..., None]
+        cloth = cloth + (strength * grain)[..., None]
     shading = np.ones((height, width), np.float32)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     weave = rng.random()
@@ -117,7 +126,24 @@ def fabric(rng: Rng, height: int, width: int) -> tuple[Floats, Floats]:
         shading += rng.uniform(0.01, 0.09) * field
     if rng.random() < 0.5:
         shading *= 1 - rng.uniform(0, 0.35) * gradient(rng, height, width)
+    if rng.random() < 0.2:
+        shading *= seam(rng, height, width)
     return cloth, np.clip(shading, 0.35, 1.5)
+
+
+def seam(rng: Rng, height: int, width: int) -> Floats:
+    """A seam near one border: a ridge and one or two rows of stitches, (height, width) factor around 1."""
+    rows, columns = (height, width) if rng.random() < 0.5 else (width, height)
+    scale = max(height, width) / 384
+    at = int(rows * rng.choice((rng.uniform(0.02, 0.08), rng.uniform(0.92, 0.98))))
+    y = np.arange(rows, dtype=np.float32)[:, None]
+    field = 1 - np.float32(0.2) * np.exp(-(((y - at) / (1.5 * scale)) ** 2)) * np.ones((1, columns), np.float32)
+    stitch = np.arange(columns) % max(4, round(7 * scale)) < max(2, round(4.5 * scale))
+    for gap in (4, 8)[: int(rng.integers(1, 3))]:
+        row = int(at + gap * scale)
+        if row < rows:
+            field[row, stitch] *= 0.82
+    return np.ascontiguousarray(field if rows == height and columns == width else field.T, np.float32)
 
 
 def paper(rng: Rng, height: int, width: int) -> tuple[Floats, Floats]:
@@ -149,9 +175,17 @@ def wood(rng: Rng, height: int, width: int) -> tuple[Floats, Floats]:
     return colour.astype(np.float32), np.ones((height, width), np.float32)
 
 
-def pattern(rng: Rng, height: int, width: int) -> tuple[Floats, Floats]:
+def checkerboard(rng: Rng, height: int, width: int) -> Floats:
+    """The grey checks by which programs show "nothing here", saved into the picture: (H, W, 3)."""
+    side = max(4, int(rng.uniform(6, 20) * max(height, width) / 384))
+    light, dark = ((1.0, 0.8), (0.8, 0.6), (1.0, 0.94), (0.4, 0.3))[rng.integers(4)]
+    y, x = np.arange(height)[:, None] // side, np.arange(width)[None] // side
+    checks = np.where((x + y) % 2 == 0, light, dark).astype(np.float32)
+    return np.repeat(checks[..., None], 3, axis=2)
+
+
+def pattern(rng: Rng, height: int, width: int, first: Floats) -> tuple[Floats, Floats]:
     """A regular pattern in two near colours (stripes, checks, dots): (colour, shading)."""
-    first = plain_colour(rng)
     second = np.clip(first + rng.normal(0, 0.18, 3), 0, 1).astype(np.float32)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     period, angle = rng.uniform(10, 60), rng.uniform(0, np.pi)
@@ -183,32 +217,34 @@ def photo_crop(rng: Rng, photos: Sequence[Bytes], height: int, width: int) -> Fl
     return np.asarray(picture, np.float32)
 
 
-def background(rng: Rng, photos: Sequence[Bytes], height: int, width: int) -> tuple[Floats, Floats, str]:
-    """Any background.
+def background(
+    rng: Rng, kind: str, photos: Sequence[Bytes], height: int, width: int, base: Callable[[], Floats]
+) -> tuple[Floats, Floats]:
+    """Any ground but a mock-up.
 
     Args:
-        photos: (h, w, 3) uint8 RGB pictures to crop from; may be empty, then none is used.
+        kind: one of GROUNDS.
+        photos: (h, w, 3) uint8 RGB pictures to crop from; without any, a photo is a gradient.
+        base: gives the ground's main colour (3,), where it has one.
     Returns:
-        colour (H, W, 3) float32 0..1, shading (H, W) float32 around 1, and the name of its kind.
+        colour (H, W, 3) float32 0..1 and shading (H, W) float32 around 1.
     """
     ones = np.ones((height, width), np.float32)
-    draw = rng.random()
-    if draw < 0.37:
-        return np.broadcast_to(plain_colour(rng), (height, width, 3)).astype(np.float32), ones, "flat"
-    if draw < 0.46:
-        weight = gradient(rng, height, width)
-        first = plain_colour(rng)
-        near = np.clip(first + rng.normal(0, 0.25, 3), 0, 1).astype(np.float32)
-        return blend(first, near if rng.random() < 0.6 else random_colour(rng), weight), ones, "gradient"
-    if draw < 0.75:
-        return *fabric(rng, height, width), "fabric"
-    if draw < 0.82:
-        return *paper(rng, height, width), "paper"
-    if draw < 0.87:
-        return *wood(rng, height, width), "wood"
-    if draw < 0.92 or not photos:
-        return *pattern(rng, height, width), "pattern"
-    picture = photo_crop(rng, photos, height, width)
-    if rng.random() < 0.6:  # out of focus behind the design
-        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.8, 6)), np.float32)
-    return picture, ones, "photo"
+    if kind == "flat":
+        return np.broadcast_to(base(), (height, width, 3)).astype(np.float32), ones
+    if kind == "garment":
+        return fabric(rng, height, width, base())
+    if kind == "paper":
+        return paper(rng, height, width)
+    if kind == "wood":
+        return wood(rng, height, width)
+    if kind == "pattern":
+        if rng.random() < 0.35:
+            return checkerboard(rng, height, width), ones
+        return pattern(rng, height, width, base())
+    if kind == "photo" and photos:
+        picture = photo_crop(rng, photos, height, width)
+        if rng.random() < 0.75:  # out of focus behind the design
+            picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.8, 6) * width / 384), np.float32)
+        return picture, ones
+    return blend(base(), base(), gradient(rng, height, width)), ones

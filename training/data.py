@@ -6,10 +6,10 @@ because the design was drawn before it was laid on its background.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,10 +19,24 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from training.assets import CACHE, TRAIN
-from training.backgrounds import Bytes, Floats, Rng, background, turned_noise
-from training.designs import Assets, design, outlined, place
+from training.assets import CACHE
+from training.backgrounds import GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
+from training.camera import damaged, folded, out_of_focus, tilted
+from training.contrast import (
+    MIN_CONTRAST,
+    MIN_SOFT_CONTRAST,
+    contour_colours,
+    legibility,
+    stands_out,
+    without_invisible,
+)
+from training.designs import Assets, outlined
+from training.kinds import KINDS
+from training.mockups import Stage
+from training.split import TRAIN
 
+#: Kinds whose edge is soft: a border or a cast shadow would make something else of them.
+SOFT_KINDS = ("glow", "smoke", "transparent")
 #: Width / height of the pictures drawn; the network sees all of them squashed to a square.
 ASPECTS = (1.0, 1.0, 0.833, 0.8, 0.75, 1.25, 1.33, 0.67)
 #: ImageNet's statistics, RGB, of 0..1 values.
@@ -38,8 +52,10 @@ class Sample:
     image: Bytes
     #: (H, W) uint8, 0 background, 255 design.
     alpha: Bytes
-    #: Kind of background.
+    #: Kind of art, a key of KINDS.
     kind: str
+    #: Kind of background, a key of GROUNDS.
+    ground: str
 
 
 def load_assets(split: str = TRAIN, cache: Path = CACHE) -> Assets:
@@ -48,13 +64,17 @@ def load_assets(split: str = TRAIN, cache: Path = CACHE) -> Assets:
     Raises:
         FileNotFoundError: `python -m training.assets` has not been run.
     """
-    colour = [np.load(path, mmap_mode="r") for path in sorted((cache / "art").glob(f"{split}_c_*.npy"))]
-    mono = [np.load(path, mmap_mode="r") for path in sorted((cache / "art").glob(f"{split}_m_*.npy"))]
+    pools: dict[str, dict[str, list[Bytes]]] = {"c": {}, "m": {}}
+    for path in sorted((cache / "art").glob(f"{split}_[cm]_*.npy")):
+        colours, kind = path.stem.removeprefix(f"{split}_").split("_", 1)
+        if ".unfinished" not in path.name:
+            kind = next(name for name in ("icon", "emoji", "illustration", "thin_lines") if kind.startswith(name))
+            pools[colours].setdefault(kind, []).append(np.load(path, mmap_mode="r"))
     photos = [np.asarray(Image.open(path)) for path in sorted((cache / "photos").glob(f"{split}_*.jpg"))]
     fonts = sorted((cache / "fonts").glob(f"{split}_*.woff"))
-    if not colour or not fonts:
+    if not pools["c"] or not fonts:
         raise FileNotFoundError(f"no {split} assets in {cache}; run: python -m training.assets")
-    return Assets(colour, mono, photos, fonts)
+    return Assets(pools["c"], pools["m"], photos, fonts)
 
 
 def drawn_assets(seed: int = 0, count: int = 12, side: int = 96) -> Assets:
@@ -66,58 +86,88 @@ def drawn_assets(seed: int = 0, count: int = 12, side: int = 96) -> Assets:
             centre = (int(rng.uniform(0.3, 0.7) * side), int(rng.uniform(0.3, 0.7) * side))
             colour = (*(int(part) for part in rng.integers(0, 256, 3)), 255)
             cv2.circle(picture, centre, int(rng.uniform(0.1, 0.3) * side), colour, -1)
-    return Assets(colour=[art], mono=[], photos=[], fonts=[])
+    return Assets(colour={"icon": [art]}, mono={}, photos=[], fonts=[])
 
 
-def unreadable(canvas: Floats, colour: Floats) -> float:
-    """How much of a design can't be told from its background, 0..1; above about 0.3 a sample has no right answer.
+class Layers(NamedTuple):
+    """A picture before it is put together."""
 
-    White art on white paper is not there. The largest of three shares of opaque pixels that look just like the
-    background behind them: of the whole design, of its outline (it may be white inside, but its edge must show), and
-    half of the worst separate element's (each word must be legible by itself).
-    """
-    opaque = canvas[..., 3] > 0.7
-    if not opaque.any():
-        return 1.0
-    near = np.abs(canvas[..., :3] - colour * canvas[..., 3:]).max(axis=2) < 0.09
-    inside = float(near[opaque].mean())
-    edge = opaque & (cv2.erode(opaque.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0)
-    outline = float(near[edge].mean()) if edge.any() else 0.0
-    # Neighbouring letters are joined first: a single letter may be lost, a word may not.
-    joined = cv2.dilate(opaque.astype(np.uint8), np.ones((5, 15), np.uint8))
-    _, labels = cv2.connectedComponents(joined)
-    sizes = np.bincount(labels[opaque])
-    lost = np.bincount(labels[opaque], weights=near[opaque]) / np.maximum(sizes, 1)
-    worst = float(lost[sizes > 0.002 * opaque.size].max(initial=0.0))
-    return max(inside, 1.2 * outline, 0.5 * worst)
+    #: (H, W, 4) float32 0..1, premultiplied: the design with the light of its cloth on it.
+    canvas: Floats
+    #: (H, W, 3) float32 0..1: the ground as lit, shadows included.
+    ground: Floats
 
 
-def compose(rng: Rng, assets: Assets, height: int, width: int) -> Sample:
-    """One sample, before any camera or file damage.
+def put_together(layers: Layers) -> tuple[Bytes, Bytes]:
+    """Picture (H, W, 3) uint8 and alpha (H, W) uint8: the design over its ground."""
+    picture = layers.canvas[..., :3] + layers.ground * (1 - layers.canvas[..., 3:])
+    return _bytes(picture), _bytes(layers.canvas[..., 3])
 
-    Args:
-        height, width: size of the picture, pixels.
-    """
-    canvas = design(rng, assets, height, width)
-    while float((canvas[..., 3] > 0.5).mean()) < 0.015:  # nothing was left of it
-        canvas = design(rng, assets, height, width)
-    for attempt in range(6):
-        colour, shading, kind = background(rng, assets.photos, height, width)
-        if unreadable(canvas, colour) < 0.20:
-            break
-        if attempt == 3:
-            canvas = outlined(rng, canvas, rng.uniform(3, 7) * max(height, width) / 384)
-    alpha = canvas[..., 3:]
-    if rng.random() < (0.3 if kind in ("photo", "wood", "paper", "gradient") else 0.12):
-        colour = colour * (1 - cast_shadow(rng, canvas[..., 3])[..., None])
-    if kind in ("fabric", "paper"):
-        # Ink follows the cloth: folds shade both, and a little of the weave shows through.
-        ink_shading = 1 + (shading - 1) * np.float32(rng.uniform(0.3, 1.0))
-        image = canvas[..., :3] * ink_shading[..., None] + colour * shading[..., None] * (1 - alpha)
-    else:
-        image = canvas[..., :3] + colour * (1 - alpha)
-    pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Sample(pixels, (np.clip(alpha[..., 0], 0, 1) * 255 + 0.5).astype(np.uint8), kind)
+
+def _bytes(values: Floats) -> Bytes:
+    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _any(rng: Rng, shares: dict[str, float]) -> str:
+    names, weights = list(shares), np.array(list(shares.values()))
+    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
+
+
+def composed(rng: Rng, assets: Assets, height: int, width: int, kind: str, ground: str) -> Layers | None:
+    """One design of a kind, tried on up to three grounds; None when it can't be told from any of them."""
+    stage = Stage.draw(rng, height, width) if ground == "mockup_photo" else None
+    left, top, across, down = stage.zone if stage else (0, 0, width, height)
+    canvas = np.zeros((height, width, 4), np.float32)
+    canvas[top : top + down, left : left + across] = KINDS[kind].make(rng, assets, down, across)
+    draw = plain_colour if ground in ("flat", "gradient", "pattern") else garment_colour
+    base = _base_colour(rng, canvas, draw, MIN_SOFT_CONTRAST + 0.05 if kind in SOFT_KINDS else MIN_CONTRAST + 0.05)
+    for attempt in range(3):
+        if float((canvas[..., 3] > 0.3).mean()) < 0.01:  # nothing is left of it
+            return None
+        if stage:
+            colour, shading = stage.dressed(rng, assets.photos, base)
+        else:
+            colour, shading = background(rng, ground, assets.photos, height, width, base)
+        layers = _lit(rng, canvas, colour, shading, kind, ground)
+        if legibility(*layers).is_fair and float((layers.canvas[..., 3] > 0.3).mean()) >= 0.01:
+            return layers
+        if attempt == 0 and kind not in SOFT_KINDS:  # what a printer does: a border round it
+            canvas = outlined(rng, canvas, rng.uniform(3, 6) * max(height, width) / 384)
+    return None
+
+
+def _lit(rng: Rng, canvas: Floats, colour: Floats, shading: Floats, kind: str, ground: str) -> Layers:
+    """Lay a design on a ground as a camera sees both: folds, tilt, focus, light and shadow, in this order."""
+    scale = max(shading.shape) / 384
+    is_cloth = ground in ("garment", "mockup_photo")
+    if is_cloth and rng.random() < 0.5:
+        canvas = folded(rng, canvas)
+    if ground not in ("flat", "gradient", "pattern") and rng.random() < 0.4:
+        canvas, colour, shading = tilted(rng, (canvas, colour, shading), rng.uniform(0.01, 0.06))
+    if rng.random() < (0.35 if is_cloth or ground == "photo" else 0.15):
+        canvas, colour, shading = out_of_focus(rng, (canvas, colour, shading), rng.uniform(0.4, 1.3) * scale)
+    lit = colour * shading[..., None]
+    if kind not in SOFT_KINDS and rng.random() < (0.25 if ground in ("photo", "wood", "paper", "gradient") else 0.08):
+        lit = lit * (1 - cast_shadow(rng, canvas[..., 3])[..., None])
+    if is_cloth or ground == "paper":  # ink follows the cloth: folds shade both, a little of the weave shows through
+        ink = 1 + (shading - 1) * np.float32(rng.uniform(0.3, 1.0))
+        canvas = np.dstack((np.minimum(canvas[..., :3] * ink[..., None], canvas[..., 3:]), canvas[..., 3]))
+    lit = np.clip(lit, 0, 1).astype(np.float32)
+    return Layers(without_invisible(np.asarray(canvas, np.float32), lit), lit)
+
+
+def _base_colour(rng: Rng, canvas: Floats, draw: Callable[[Rng], Floats], least: float) -> Callable[[], Floats]:
+    """Draws ground colours that the design stands out from (the last one after 12 tries, whatever it is)."""
+    colours = contour_colours(rng, canvas)
+
+    def base() -> Floats:
+        for _ in range(12):
+            colour = draw(rng)
+            if stands_out(colours, colour, least):
+                break
+        return colour
+
+    return base
 
 
 def cast_shadow(rng: Rng, alpha: Floats) -> Floats:
@@ -129,37 +179,27 @@ def cast_shadow(rng: Rng, alpha: Floats) -> Floats:
     return np.asarray(shadow * np.float32(rng.uniform(0.15, 0.6)), np.float32)
 
 
-def damage(rng: Rng, sample: Sample) -> Sample:
-    """What cameras and files do to a picture: light, blur, noise, JPEG. The alpha stays as it is."""
-    image = sample.image
-    if rng.random() < 0.35:
-        light = rng.uniform(0.75, 1.15) * rng.uniform(0.94, 1.06, 3)
-        lifted = image.astype(np.float32) * light.astype(np.float32) + np.float32(rng.uniform(-8, 12))
-        if rng.random() < 0.4:
-            height, width = image.shape[:2]
-            lifted *= 1 + np.float32(rng.uniform(0.02, 0.08)) * turned_noise(rng, height, width, 250, 250)[..., None]
-        image = np.clip(lifted, 0, 255).astype(np.uint8)
-    if rng.random() < 0.25:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.1)), np.uint8)
-    if rng.random() < 0.25:
-        grain = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(1, 9))
-        image = np.clip(image.astype(np.float32) + grain, 0, 255).astype(np.uint8)
-    if rng.random() < 0.45:
-        _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 96))])
-        image = cast(Bytes, cv2.imdecode(packed, cv2.IMREAD_COLOR))
-    return Sample(np.asarray(image, np.uint8), sample.alpha, sample.kind)
-
-
-def sample(assets: Assets, seed: int, index: int, size: int = 384) -> Sample:
+def sample(
+    assets: Assets, seed: int, index: int, size: int = 384, kind: str | None = None, ground: str | None = None
+) -> Sample:
     """Sample number `index` of a seed.
 
     Args:
         size: about the square root of the picture's area, pixels.
+        kind: the kind of art (any, by its share, when missing).
+        ground: the kind of background, likewise.
     """
     rng = np.random.default_rng((seed, index))
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
     height, width = round(size / aspect**0.5), round(size * aspect**0.5)
-    return damage(rng, compose(rng, assets, height, width))
+    layers = None
+    while layers is None:  # what is not legible is drawn again, with other art on another ground of the same kinds
+        art = kind or _any(rng, {name: entry.share for name, entry in KINDS.items()})
+        under = ground or _any(rng, GROUNDS)
+        if art != "photo_cut" or under != "photo" or (kind and ground):  # a photo on a photo is a riddle
+            layers = composed(rng, assets, height, width, art, under)
+    image, alpha = put_together(layers)
+    return Sample(damaged(rng, image, under not in ("flat", "gradient", "pattern")), alpha, art, under)
 
 
 def normalised(image: Bytes, size: int) -> NDArray[np.float32]:
@@ -189,4 +229,4 @@ class Pairs(IterableDataset[tuple[Tensor, Tensor]]):
             index += step
 
 
-__all__ = ["Assets", "Pairs", "Sample", "drawn_assets", "load_assets", "normalised", "place", "sample"]
+__all__ = ["Assets", "Pairs", "Sample", "drawn_assets", "load_assets", "normalised", "sample"]

@@ -1,4 +1,4 @@
-"""Print designs: artwork, lettering, badges and photo panels, put together on a transparent canvas.
+"""The pieces that designs are made of: artwork, lettering, badges, outlines, on transparent canvases.
 
 A canvas is (H, W, 4) float32, colours premultiplied by alpha, all in 0..1: premultiplied colours can be resized,
 rotated and blurred without dark or white fringes.
@@ -6,7 +6,7 @@ rotated and blurred without dark or white fringes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training.backgrounds import Bytes, Floats, Rng, blend, gradient, noise, photo_crop, plain_colour, random_colour
+from training.backgrounds import Bytes, Floats, Rng, blend, gradient, photo_crop, plain_colour, random_colour
 
 WORDS = (
     "WILD", "SUMMER", "GOOD VIBES", "COFFEE", "1987", "ROCK", "DREAM", "LOVE", "NEW YORK", "PARIS", "OCEAN", "CAMP",
@@ -28,12 +28,12 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Assets:
-    """What designs are made from; every sequence but `colour` may be empty."""
+    """What designs are made from; every field but `colour` may be empty."""
 
-    #: Arrays (N, S, S, 4) uint8 RGBA, colours not premultiplied.
-    colour: Sequence[Bytes]
-    #: The same for one-colour icons: only their alpha counts.
-    mono: Sequence[Bytes]
+    #: Kind of art ("icon", "emoji", "illustration") to arrays (N, S, S, 4) uint8 RGBA, colours not premultiplied.
+    colour: Mapping[str, Sequence[Bytes]]
+    #: The same for one-colour art ("icon", "thin_lines"): only its alpha counts.
+    mono: Mapping[str, Sequence[Bytes]]
     #: (h, w, 3) uint8 RGB.
     photos: Sequence[Bytes]
     #: Font files; without any, Pillow's own font is used.
@@ -60,18 +60,32 @@ def fill(rng: Rng, mask: Floats, photos: Sequence[Bytes] = ()) -> Floats:
     return np.dstack((paint * mask[..., None], mask)).astype(np.float32)
 
 
-def artwork(rng: Rng, assets: Assets) -> Floats:
-    """One piece of art, premultiplied (S, S, 4)."""
-    pools = assets.mono if assets.mono and rng.random() < 0.16 else assets.colour
+def _drawn(rng: Rng, pools: Sequence[Bytes]) -> Bytes:
     # By number of artworks, so that a small set's few pictures don't come up all the time.
     sizes = np.array([len(pool) for pool in pools], np.float64) ** 0.75
     pool = pools[rng.choice(len(pools), p=sizes / sizes.sum())]
     pixels = pool[rng.integers(len(pool))]
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    layer = pixels.astype(np.float32) / 255
-    if pools is assets.mono:
-        return fill(rng, np.ascontiguousarray(layer[..., 3]))
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+def silhouette(rng: Rng, assets: Assets, kind: str = "icon") -> Floats:
+    """The shape of a one-colour icon (a filled shape without any), (S, S) float32 0..1."""
+    pools = assets.mono.get(kind) or assets.mono.get("icon")
+    if not pools:
+        return shape_mask(rng, 288)
+    return np.asarray(_drawn(rng, pools)[..., 3], np.float32) / np.float32(255)
+
+
+def artwork(rng: Rng, assets: Assets, kind: str | None = None) -> Floats:
+    """One piece of art, premultiplied (S, S, 4).
+
+    Args:
+        kind: "icon", "emoji" or "illustration"; any when missing, and where there is none of it.
+    """
+    if kind in (None, "icon") and assets.mono and rng.random() < (0.5 if kind else 0.2):
+        return fill(rng, silhouette(rng, assets))
+    pools = assets.colour.get(kind or "") or [pool for pools in assets.colour.values() for pool in pools]
+    layer: Floats = _drawn(rng, pools).astype(np.float32) / np.float32(255)
     layer[..., :3] *= layer[..., 3:]
     if rng.random() < 0.25:  # another colour scheme
         layer[..., :3] = layer[..., rng.permutation(3)]
@@ -108,12 +122,26 @@ def _bend(mask: Floats, amount: float) -> Floats:
 
 
 def lettering(rng: Rng, assets: Assets) -> Floats:
-    """One to three words in one colour or gradient, sometimes outlined: premultiplied (h, w, 4)."""
+    """One or two words in one colour or gradient, sometimes outlined or with a hard shadow: premultiplied (h, w, 4)."""
     text = " ".join(rng.choice(WORDS, rng.choice((1, 1, 1, 2))))
     mask = text_mask(rng, assets.fonts, text)
     layer = fill(rng, mask, assets.photos)
-    if rng.random() < 0.3:
-        layer = outlined(rng, np.pad(layer, ((10, 10), (10, 10), (0, 0))), rng.uniform(3, 9))
+    draw = rng.random()
+    if draw < 0.25:
+        layer = outlined(rng, np.pad(layer, ((12, 12), (12, 12), (0, 0))), rng.uniform(3, 9))
+    elif draw < 0.38:  # letters as blocks, seen from the side
+        depth = int(rng.integers(3, 12))
+        layer = np.pad(layer, ((2, depth + 2), (depth + 2, depth + 2), (0, 0)))
+        colour, side = random_colour(rng), int(rng.choice((-1, 1)))
+        shadow = layer[..., 3].copy()
+        for step in range(1, depth):
+            shadow = np.maximum(shadow, np.roll(layer[..., 3], (step, side * step), (0, 1)))
+        block = np.dstack((shadow[..., None] * colour, shadow)).astype(np.float32)
+        over(block, layer)
+        layer = block
+    elif draw < 0.46:  # hollow letters: the inside shows the ground
+        ring = np.clip(mask - cv2.erode(mask, np.ones((5, 5), np.uint8)), 0, 1)
+        layer = fill(rng, np.asarray(ring, np.float32))
     return layer
 
 
@@ -136,9 +164,12 @@ def shape_mask(rng: Rng, side: int) -> Floats:
     scale = 2
     big = np.zeros((side * scale, side * scale), np.uint8)
     full = side * scale
-    kind = rng.integers(6)
-    if kind == 0:
+    kind = rng.integers(7)
+    if kind in (0, 6):
         cv2.circle(big, (full // 2, full // 2), int(full * 0.48), 255, -1)
+        if kind == 6:  # a ring: its inside is the ground
+            for share in (rng.uniform(0.25, 0.44), rng.uniform(0.1, 0.2)):
+                cv2.circle(big, (full // 2, full // 2), int(full * share), 0 if share > 0.2 else 255, -1)
     elif kind == 1:
         tall = rng.uniform(0.3, 0.48) * full
         radius = int(rng.uniform(0, 0.25) * tall) + 1
@@ -166,18 +197,18 @@ def shape_mask(rng: Rng, side: int) -> Floats:
 
 
 def badge(rng: Rng, assets: Assets) -> Floats:
-    """A filled shape that carries art or a photo, premultiplied (S, S, 4)."""
-    side = 288
+    """A filled shape that carries art, premultiplied (S, S, 4); one in four has the art knocked out of it."""
+    side = 320
     mask = shape_mask(rng, side)
-    if assets.photos and rng.random() < 0.4:
-        photo = photo_crop(rng, assets.photos, side, side)
-        layer = np.dstack((photo * mask[..., None], mask)).astype(np.float32)
-    else:
-        layer = fill(rng, mask)
-    if rng.random() < 0.8:
-        art = lettering(rng, assets) if rng.random() < 0.35 else artwork(rng, assets)
-        place(layer, art, (side * rng.uniform(0.4, 0.6), side * rng.uniform(0.4, 0.6)), side * rng.uniform(0.4, 0.75))
-    if rng.random() < 0.3:
+    spot, extent = (side * rng.uniform(0.45, 0.55), side * rng.uniform(0.45, 0.55)), side * rng.uniform(0.4, 0.7)
+    if rng.random() < 0.25:  # knocked out: the ground shows through
+        hole = np.zeros((side, side, 4), np.float32)
+        shape = silhouette(rng, assets) if rng.random() < 0.5 else text_mask(rng, assets.fonts, str(rng.choice(WORDS)))
+        place(hole, np.dstack((np.zeros((*shape.shape, 3), np.float32), shape)), spot, extent)
+        return fill(rng, np.asarray(mask * (1 - hole[..., 3]), np.float32))
+    layer = fill(rng, mask)
+    place(layer, lettering(rng, assets) if rng.random() < 0.35 else artwork(rng, assets), spot, extent)
+    if rng.random() < 0.35:
         layer = outlined(rng, np.pad(layer, ((12, 12), (12, 12), (0, 0))), rng.uniform(2, 10))
     return layer
 
@@ -202,72 +233,3 @@ def place(canvas: Floats, layer: Floats, centre: tuple[float, float], extent: fl
     matrix[:, 2] += (centre[0] - width / 2, centre[1] - height / 2)
     size = (canvas.shape[1], canvas.shape[0])
     over(canvas, np.clip(cv2.warpAffine(layer, matrix, size, flags=cv2.INTER_LINEAR), 0, 1))
-
-
-def design(rng: Rng, assets: Assets, height: int, width: int) -> Floats:
-    """A whole design on a transparent canvas, premultiplied (height, width, 4), filling 30-95 % of the frame."""
-    canvas = np.zeros((height, width, 4), np.float32)
-    short = min(height, width)
-    turn = rng.normal(0, 6) if rng.random() < 0.6 else rng.uniform(-40, 40)
-    middle = (width * rng.uniform(0.42, 0.58), height * rng.uniform(0.42, 0.58))
-    draw = rng.random()
-    if draw < 0.30:
-        place(canvas, artwork(rng, assets), middle, short * rng.uniform(0.4, 0.97), turn)
-    elif draw < 0.52:  # art between lines of text
-        place(canvas, artwork(rng, assets), middle, short * rng.uniform(0.4, 0.7), turn)
-        for level in ((0.14,), (0.86,), (0.12, 0.88))[rng.integers(3)]:
-            place(canvas, lettering(rng, assets), (width / 2, height * level), width * rng.uniform(0.4, 0.92))
-    elif draw < 0.72:  # several separate elements
-        for _ in range(rng.integers(2, 7)):
-            spot = (width * rng.uniform(0.15, 0.85), height * rng.uniform(0.15, 0.85))
-            layer = artwork(rng, assets) if rng.random() < 0.8 else lettering(rng, assets)
-            place(canvas, layer, spot, short * rng.uniform(0.15, 0.5), rng.uniform(-40, 40))
-    elif draw < 0.84:  # lettering alone
-        lines = int(rng.integers(1, 5))
-        for line in range(lines):
-            level = height * (0.5 + (line - (lines - 1) / 2) * rng.uniform(0.17, 0.23))
-            place(canvas, lettering(rng, assets), (width / 2, level), width * rng.uniform(0.4, 0.95), rng.normal(0, 2))
-    else:
-        place(canvas, badge(rng, assets), middle, short * rng.uniform(0.5, 0.95), turn if rng.random() < 0.5 else 0)
-        if rng.random() < 0.3:
-            place(canvas, lettering(rng, assets), (width / 2, height * 0.88), width * rng.uniform(0.4, 0.9))
-    return finished(rng, canvas)
-
-
-def finished(rng: Rng, canvas: Floats) -> Floats:
-    """Effects on a whole design: outline, glow, fade, halftone, worn ink. Any but the outline leaves soft alpha."""
-    height, width = canvas.shape[:2]
-    scale = max(height, width) / 384
-    if rng.random() < 0.12:
-        canvas = outlined(rng, canvas, rng.uniform(2, 9) * scale)
-    draw = rng.random()
-    if draw < 0.10:  # a coloured glow; dark ones would be shadows, which belong to the background
-        halo = cv2.GaussianBlur(canvas[..., 3], (0, 0), rng.uniform(4, 16) * scale)
-        halo = np.clip(halo * rng.uniform(0.8, 1.6), 0, rng.uniform(0.5, 0.95)).astype(np.float32)
-        colour = random_colour(rng)
-        colour = np.clip(colour / max(float(colour.max()), 0.2), 0, 1).astype(np.float32)
-        glow = np.dstack((halo[..., None] * colour, halo)).astype(np.float32)
-        over(glow, canvas)
-        canvas = glow
-    elif draw < 0.15:  # fades out towards one side
-        ramp = np.clip(gradient(rng, height, width) * rng.uniform(1.2, 2.2) + rng.uniform(-0.3, 0.25), 0, 1)
-        canvas = canvas * ramp[..., None].astype(np.float32)
-    elif draw < 0.19:  # see-through ink; clearly above one half, where "inside" and IoU would become a coin toss
-        canvas = canvas * np.float32(rng.uniform(0.62, 0.92))
-    elif draw < 0.225:  # worn print
-        worn = noise(rng, height, width, 2.5 * scale, 2.5 * scale) + 0.7 * noise(rng, height, width, 40, 40)
-        keep = np.clip((worn + rng.uniform(0.9, 1.8)) * 3, 0, 1).astype(np.float32)
-        canvas = canvas * keep[..., None]
-    elif draw < 0.25:  # halftone: dots whose size follows a ramp
-        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-        period = rng.uniform(5, 11) * scale
-        dots = 0.5 + 0.25 * (np.cos((x + y) * 2 * np.pi / period) + np.cos((x - y) * 2 * np.pi / period))
-        ramp = gradient(rng, height, width) * 1.6 - rng.uniform(0, 0.4)
-        keep = np.clip((dots - 1 + ramp) * period + 0.5, 0, 1).astype(np.float32)
-        canvas = canvas * keep[..., None]
-    elif draw < 0.29:  # a few loose splatters
-        for _ in range(rng.integers(3, 25)):
-            spot = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
-            red, green, blue = (float(part) for part in random_colour(rng))
-            cv2.circle(canvas, spot, int(rng.uniform(1, 5) * scale) + 1, (red, green, blue, 1.0), -1, cv2.LINE_AA)
-    return canvas

@@ -1,8 +1,9 @@
-"""Measure checkpoints on pairs of pictures and true alphas.
+"""Measure checkpoints, and what they are compared with, on pairs of pictures and true alphas.
 
-python -m training.evaluate                      # both starter weights on tests/data/heldout
-python -m training.evaluate --generated 200      # on 200 fresh pictures of the held-out assets
-python -m training.evaluate --json scores.json
+python -m training.evaluate                            # both starter weights on the test set, tests/data/designs
+python -m training.evaluate --set heldout              # on the small set that the tests use
+python -m training.evaluate --set validation --size 512 640 768
+python -m training.evaluate --rivals --worst docs/starter-worst.png --json scores.json
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.data import Sample, load_assets, normalised, sample
+from training.measures import Scores, score
+from training.rivals import RIVALS
+from training.worst import worst_sheet
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.weights import load_checkpoint
 
@@ -29,37 +33,12 @@ STARTER = ROOT / "models" / "starter"
 HELD_OUT_SET = ROOT / "tests" / "data" / "heldout"
 ROLES = ("rmbg", "birefnet")
 
-
-class Scores(NamedTuple):
-    """Quality of one mask, or the mean over many."""
-
-    #: Mean absolute error of the alpha, 0..1.
-    mae: float
-    #: Intersection over union of alpha > 0.5, 0..1.
-    iou: float
-    #: Share of pixels whose alpha is neither clearly 0 nor clearly 1 (0.05..0.95): how soft the mask is.
-    soft: float
-
-    @staticmethod
-    def mean(scores: Sequence[Scores]) -> Scores:
-        """The mean of each measure."""
-        return Scores(*(round(float(value), 5) for value in np.mean(np.array(scores), axis=0)))
-
-
-def score(mask: NDArray[np.float32], alpha: NDArray[np.uint8]) -> Scores:
-    """Compare a mask with the true alpha.
-
-    Args:
-        mask: (h, w) float32, 0..1, of any size; it is resized to the alpha's.
-        alpha: (H, W) uint8.
-    """
-    found = cv2.resize(mask, (alpha.shape[1], alpha.shape[0]), interpolation=cv2.INTER_LINEAR)
-    truth = alpha.astype(np.float32) / 255
-    inside, true_inside = found > 0.5, truth > 0.5
-    union = int((inside | true_inside).sum())
-    iou = float((inside & true_inside).sum()) / union if union else 1.0
-    soft = float(((found > 0.05) & (found < 0.95)).mean())
-    return Scores(float(np.abs(found - truth).mean()), iou, soft)
+Method = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+#: One line of the table: measure, heading.
+COLUMNS = (
+    ("mae", "MAE"), ("iou", "IoU"), ("soft_iou", "soft IoU"), ("boundary", "bound. F"), ("fine", "F at 2px"),
+    ("gradient", "gradient"), ("connectivity", "connect."), ("soft", "soft"),
+)  # fmt: skip
 
 
 def predict(model: BiRefNet, image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
@@ -70,52 +49,97 @@ def predict(model: BiRefNet, image: NDArray[np.uint8], size: int) -> NDArray[np.
 
 
 def stored_pairs(folder: Path = HELD_OUT_SET) -> list[Sample]:
-    """The pairs of a folder: NAME.jpg or NAME.png beside NAME_alpha.png."""
+    """The pairs of a folder: NN_GROUND.jpg or .png beside NN_GROUND_alpha.png; their kind of art is not told."""
     pairs = []
     for path in sorted(folder.glob("*_alpha.png")):
         name = path.name.removesuffix("_alpha.png")
         picture = next(p for p in (folder / f"{name}.jpg", folder / f"{name}.png") if p.exists())
-        pairs.append(Sample(np.asarray(Image.open(picture).convert("RGB")), np.asarray(Image.open(path)), name))
+        image, alpha = np.asarray(Image.open(picture).convert("RGB")), np.asarray(Image.open(path))
+        pairs.append(Sample(image, alpha, "any", name.partition("_")[2]))
     return pairs
 
 
-def evaluate(model: BiRefNet, pairs: Iterable[Sample], size: int) -> tuple[Scores, dict[str, Scores]]:
-    """Mean scores, and the mean per kind of background."""
-    kinds: dict[str, list[Scores]] = {}
-    for pair in pairs:
-        kinds.setdefault(pair.kind, []).append(score(predict(model, pair.image, size), pair.alpha))
-    everything = [item for items in kinds.values() for item in items]
-    return Scores.mean(everything), {kind: Scores.mean(items) for kind, items in sorted(kinds.items())}
+def measured(method: Method, pairs: Iterable[Sample]) -> list[Scores]:
+    """The scores of every pair, in their order."""
+    return [score(method(pair.image), pair.alpha) for pair in pairs]
+
+
+def by_kind(pairs: Iterable[Sample], scores: Iterable[Scores]) -> dict[str, dict[str, Scores]]:
+    """Mean scores per kind of art ("art") and per kind of ground ("ground"), by name."""
+    tables: dict[str, dict[str, list[Scores]]] = {"art": {}, "ground": {}}
+    for pair, item in zip(pairs, scores, strict=True):
+        tables["art"].setdefault(pair.kind, []).append(item)
+        tables["ground"].setdefault(pair.ground, []).append(item)
+    return {table: {name: Scores.mean(items) for name, items in sorted(rows.items())} for table, rows in tables.items()}
+
+
+def evaluate(model: BiRefNet, pairs: Iterable[Sample], size: int) -> Scores:
+    """Mean scores of a network at one input size."""
+    return Scores.mean(measured(lambda image: predict(model, image, size), pairs))
+
+
+def chosen_pairs(name: str, count: int) -> list[Sample]:
+    """The pairs of a set: "test" (tests/data/designs), "heldout" (the tests' small set) or "validation" (drawn)."""
+    if name == "validation":
+        assets = load_assets("validation")
+        return [sample(assets, 7, index, 560) for index in range(count)]
+    if name == "heldout":
+        return stored_pairs()
+    from training.heldout import read_test_set  # it draws with what this module measures
+
+    return [pair for _, pair in read_test_set()]
+
+
+def line(label: str, scores: Scores) -> str:
+    """One row of the table."""
+    return f"{label[-27:]:<28}" + "".join(f"{getattr(scores, column):>10.4f}" for column, _ in COLUMNS)
 
 
 def main() -> int:
-    """Command line: a table, and JSON if asked for."""
+    """Command line: tables, and JSON and a sheet of the worst pictures if asked for."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.split("\n")[0])
-    parser.add_argument("--generated", type=int, default=0, help="use N fresh held-out pictures instead of the set")
-    parser.add_argument("--size", type=int, default=CONFIGS["starter"].input_size, help="side of the input, pixels")
+    parser.add_argument("--set", choices=("test", "heldout", "validation"), default="test")
+    parser.add_argument("--count", type=int, default=100, help="how many validation pictures")
+    parser.add_argument("--size", type=int, nargs="*", help="sides of the input, pixels (default: the variant's)")
+    parser.add_argument("--variant", choices=sorted(CONFIGS), default="starter")
     parser.add_argument("--weights", type=Path, nargs="*", help="checkpoints (default: both starter weights)")
+    parser.add_argument("--rivals", action="store_true", help="also measure the classical methods")
+    parser.add_argument("--worst", type=Path, help="draw the 24 worst pictures of the first checkpoint here")
     parser.add_argument("--threads", type=int, default=1, help="more than one only on an otherwise idle machine")
     parser.add_argument("--json", type=Path, help="write the scores here")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.generated:
-        assets = load_assets("heldout")
-        pairs = [sample(assets, 7, index, 480) for index in range(options.generated)]
-    else:
-        pairs = stored_pairs()
-    weights = options.weights or [STARTER / f"{role}.safetensors" for role in ROLES]
-    report = {}
-    print(f"{len(pairs)} pictures at {options.size} px\n{'weights':<28}{'MAE':>9}{'IoU':>9}{'soft':>9}")
-    for path in weights:
-        total, kinds = evaluate(load_checkpoint(path, CONFIGS["starter"]), pairs, options.size)
-        name = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
-        rows = {name: total, **({f"  {kind}": value for kind, value in kinds.items()} if options.generated else {})}
-        for label, scores in rows.items():
-            print(f"{label[-27:]:<28}{scores.mae:>9.4f}{scores.iou:>9.4f}{scores.soft:>9.4f}")
-        report[name] = {"mean": total._asdict(), "kinds": {kind: value._asdict() for kind, value in kinds.items()}}
+    cv2.setNumThreads(options.threads)
+    pairs = chosen_pairs(options.set, options.count)
+    methods: dict[str, Method] = {}
+    config = CONFIGS[options.variant]
+    for path in options.weights or [STARTER / f"{role}.safetensors" for role in ROLES]:
+        model = load_checkpoint(path, config)
+        for size in options.size or [config.input_size]:
+            methods[f"{path.stem} {size} px"] = _network(model, size)
+    methods.update(RIVALS if options.rivals else {})
+    report: dict[str, Any] = {"set": options.set, "pictures": len(pairs), "methods": {}}
+    print(f"{options.set}: {len(pairs)} pictures\n{'':<28}" + "".join(f"{title:>10}" for _, title in COLUMNS))
+    for number, (label, method) in enumerate(methods.items()):
+        scores = measured(method, pairs)
+        tables = by_kind(pairs, scores)
+        print(line(label, Scores.mean(scores)), flush=True)
+        for rows in tables.values():
+            for kind, mean in rows.items():
+                print(line(f"  {kind}", mean))
+        report["methods"][label] = {
+            "mean": Scores.mean(scores)._asdict(),
+            **{name: {kind: mean._asdict() for kind, mean in rows.items()} for name, rows in tables.items()},
+        }
+        if options.worst and number == 0:
+            worst_sheet(options.worst, pairs, scores, method)
     if options.json:
-        options.json.write_text(json.dumps({"size": options.size, "pictures": len(pairs), "weights": report}, indent=1))
+        options.json.write_text(json.dumps(report, indent=1))
     return 0
+
+
+def _network(model: BiRefNet, size: int) -> Method:
+    return lambda image: predict(model, image, size)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training.assets import ART_SETS, CACHE, npm_pack, svg_document
+from training.assets import CACHE, npm_pack, svg_document
 from training.backgrounds import Floats, noise, turned_noise
 from training.designs import outlined, over, place
+from training.split import ART_SETS, TEST
 
 TARGET = Path(__file__).parent.parent / "tests" / "data" / "samples"
 #: (height, width) of both designs, pixels.
@@ -44,7 +45,7 @@ def emoji(name: str, size: int) -> Floats:
 
 def text(words: str, font: str, size: int, colour: tuple[float, float, float], arc: float = 0.0) -> Floats:
     """Lettering, premultiplied (h, w, 4); `arc` lifts the middle by that share of the width."""
-    face = ImageFont.truetype(str(CACHE / "fonts" / f"heldout_{font}.woff"), size)
+    face = ImageFont.truetype(str(CACHE / "fonts" / f"{TEST}_{font}.woff"), size)
     left, top, right, bottom = face.getbbox(words)
     picture = Image.new("L", (int(right - left) + 80, int(bottom - top) + 80))
     ImageDraw.Draw(picture).text((40 - left, 40 - top), words, fill=255, font=face)

@@ -1,13 +1,17 @@
 """Train the starter weights: a base first, then one short fine-tuning per role.
 
     python -m training.train --publish                      # all three, then into models/starter
-    python -m training.train --role base --minutes 63
+    python -m training.train --role base --minutes 60
     python -m training.train --role rmbg --minutes 8 --publish
     python -m training.train --role birefnet --minutes 8 --publish
 
 The picture size grows during a run (`SCHEDULES`): small pictures give many steps per minute while the network learns
-what a design is, large ones teach the edges at the end. A run stopped half-way goes on where it was. Pictures and
-starting weights are seeded; the length is a time budget, so the number of steps depends on the machine.
+what a design is, large ones teach the edges at the end. The backbone begins with ImageNet weights (`pretrained.py`).
+
+Several processes (`--processes`) each draw their own pictures and share their gradients, one thread each: on two cores
+that is faster than two threads, and a busy machine slows it without making it spin. A run stopped half-way goes on
+where it was. Pictures and starting weights are seeded; the length is a budget of processor time, so the number of steps
+depends on the machine, but not on what else ran on it.
 """
 
 from __future__ import annotations
@@ -24,18 +28,24 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.multiprocessing.spawn import spawn
 
-from training.data import Assets, Pairs, load_assets, normalised, sample
-from training.evaluate import STARTER, Scores, score
+from training.assets import CACHE
+from training.data import Assets, load_assets, normalised, sample
+from training.evaluate import STARTER
 from training.losses import RECIPES, training_loss
+from training.measures import Scores, score
+from training.pretrained import fetch, load_pretrained, published_state
 from worker.nets import CONFIGS, BiRefNet
+from worker.nets.efficientnet import ConvNorm, EfficientNet
 from worker.nets.weights import load_checkpoint, save_checkpoint
 
 RUNS = Path(__file__).parent / "runs"
-CONFIG = "starter"
+CONFIG = "lite"
 
 
 @dataclass(frozen=True)
@@ -45,20 +55,23 @@ class Phase:
     #: Share of the run's time at which this phase ends, 0..1.
     until: float
     size: int
+    #: Pictures per step and process.
     batch: int
 
 
 SCHEDULES = {
-    "base": (Phase(0.25, 192, 8), Phase(0.84, 256, 8), Phase(1.0, 384, 4)),
-    "rmbg": (Phase(0.6, 384, 4), Phase(1.0, 512, 4)),
-    "birefnet": (Phase(0.6, 384, 4), Phase(1.0, 512, 4)),
+    "base": (Phase(0.3, 192, 6), Phase(0.75, 256, 5), Phase(1.0, 384, 3)),
+    "rmbg": (Phase(0.5, 512, 3), Phase(1.0, 640, 2)),
+    "birefnet": (Phase(0.5, 512, 3), Phase(1.0, 640, 2)),
 }
-PEAK_LR = {"base": 1.2e-3, "rmbg": 2e-4, "birefnet": 2e-4}
+PEAK_LR = {"base": 1.5e-3, "rmbg": 2e-4, "birefnet": 2e-4}
+#: The backbone knows something already: its learning rate over the decoder's.
+BACKBONE_SHARE = 0.25
 #: Seeds far apart, so that roles and the base never see the same pictures.
 SEEDS = {"base": 101, "rmbg": 202, "birefnet": 303}
-#: Minutes of each run behind the weights in git, on two CPU cores shared with other work.
-MINUTES = {"base": 63.0, "rmbg": 8.0, "birefnet": 8.0}
-WARM_UP_STEPS = 60
+#: Processor minutes (per process) of each run behind the weights in git.
+MINUTES = {"base": 55.0, "rmbg": 9.0, "birefnet": 9.0}
+WARM_UP_STEPS = 100
 #: Share of the averaged weights kept per step; 0.995 averages over about 200 steps.
 EMA_KEEP = 0.995
 
@@ -94,21 +107,19 @@ def without_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+def depthwise_in_float32(model: nn.Module) -> None:
+    """Take depthwise convolutions out of mixed precision: their bfloat16 backward pass is the slow one on a CPU."""
+    for module in model.modules():
+        if isinstance(module, ConvNorm) and module.conv.groups > 1:
+            module.forward = _in_float32(module.forward)  # type: ignore[method-assign]
 
 
-def batches(assets: Assets, seed: int, phase: Phase, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches from one worker process, beginning at sample `start`."""
-    loader = DataLoader(
-        Pairs(assets, seed, phase.size, start),
-        batch_size=phase.batch,
-        num_workers=1,
-        prefetch_factor=6,
-        worker_init_fn=_start_worker,
-    )
-    return iter(loader)
+def _in_float32(forward: Any) -> Any:
+    def call(x: Tensor) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return forward(x.float())
+
+    return call
 
 
 class Run:
@@ -117,20 +128,43 @@ class Run:
     def __init__(self, role: str, minutes: float, init: Path | None, folder: Path) -> None:
         torch.manual_seed(SEEDS[role])
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.ranks = dist.get_world_size() if dist.is_initialized() else 1
         self.model = BiRefNet(CONFIGS[CONFIG])
+        backbone = self.model.bb
+        assert isinstance(backbone, EfficientNet)
         if init is not None:
             self.model.load_state_dict(load_checkpoint(init, CONFIGS[CONFIG]).state_dict())
+        else:
+            load_pretrained(backbone, published_state(fetch(CACHE)))
         without_dropout(self.model)
+        depthwise_in_float32(self.model)
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decay = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": 0.03}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=PEAK_LR[role], fused=True)
+        # What edges and textures look like, ImageNet has taught well enough: no gradient is computed at the two largest
+        # sizes of the backbone, which is a third of a step's time.
+        self.frozen = backbone.early
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.learned = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=PEAK_LR[role], fused=True)
         self.average = Average(self.model)
         self.step, self.seen, self.used_s = 0, 0, 0.0
         self.state_path = folder / "state.pt"
         if self.state_path.exists():
             self._restore()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups = []
+        for in_backbone, share in ((True, BACKBONE_SHARE), (False, 1.0)):
+            named = [
+                (name, p)
+                for name, p in self.model.named_parameters()
+                if p.requires_grad and (name.startswith("bb.") and not name.startswith("bb.cue")) == in_backbone
+            ]
+            for many_dimensions in (True, False):
+                chosen = [p for _, p in named if (p.ndim > 1) == many_dimensions]
+                groups.append({"params": chosen, "weight_decay": 0.02 if many_dimensions else 0.0, "share": share})
+        return groups
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
@@ -138,10 +172,13 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.average.state, self.average.steps = state["average"], state["step"]
         self.step, self.seen, self.used_s = state["step"], state["seen"], state["used_s"]
-        print(f"going on from step {self.step}, {self.used_s / 60:.1f} min used", flush=True)
+        if self.rank == 0:
+            print(f"going on from step {self.step}, {self.used_s / 60:.1f} min used", flush=True)
 
     def save(self) -> None:
-        """Write the state to go on from, and the averaged weights as a checkpoint."""
+        """Write the state to go on from, and the averaged weights as a checkpoint; the first process only."""
+        if self.rank:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "average": self.average.state,
@@ -150,7 +187,7 @@ class Run:
         part = self.state_path.with_suffix(".part")
         torch.save(state, part)
         part.rename(self.state_path)
-        metadata = {"role": self.role, "config": CONFIG, "step": str(self.step), "pictures": str(self.seen)}
+        metadata = {"role": self.role, "step": str(self.step), "pictures": str(self.seen)}
         save_checkpoint(self.averaged(), self.folder / "ema.safetensors", dtype=torch.float16, metadata=metadata)
 
     def averaged(self) -> BiRefNet:
@@ -159,7 +196,7 @@ class Run:
         model.load_state_dict(self.average.state)
         return model.eval()
 
-    def train(self, assets: Assets, log_every_s: float = 20, check_every_s: float = 240) -> None:
+    def train(self, assets: Assets, log_every_s: float = 20, check_every_s: float = 150) -> None:
         """Run until the time budget is used."""
         self.folder.mkdir(parents=True, exist_ok=True)
         last_log = last_check = self.used_s
@@ -167,62 +204,127 @@ class Run:
             for phase in SCHEDULES[self.role]:
                 if self.used_s >= phase.until * self.budget_s:
                     continue
-                supply = batches(assets, SEEDS[self.role], phase, self.seen)
+                supply = self._batches(assets, phase)
                 while self.used_s < phase.until * self.budget_s:
-                    began = time.monotonic()
-                    parts = self._one_step(*next(supply))
-                    self.seen += phase.batch
-                    self.used_s += time.monotonic() - began
+                    began = time.process_time()
+                    parts = self._one_step(*next(supply), began)
+                    self.seen += phase.batch * self.ranks
+                    if self.rank:
+                        continue
                     if self.used_s - last_log >= log_every_s:
                         last_log = self.used_s
                         self._log(curve, {"size": phase.size, **parts})
                     if self.used_s - last_check >= check_every_s:
                         last_check = self.used_s
                         self.save()
-                        self._log(curve, {"check": check(self.averaged(), assets)._asdict()})
+                        self._log(curve, {"check": check(self.averaged())._asdict()})
         self.save()
 
-    def _one_step(self, image: Tensor, alpha: Tensor) -> dict[str, float]:
+    def _batches(self, assets: Assets, phase: Phase) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless batches of this process, beginning at the first picture that no process has drawn.
+
+        (B, 3, S, S) float32 normalised pictures and (B, 1, S, S) float32 alphas, 0..1.
+        """
+        index, side = self.seen + self.rank, phase.size
+        while True:
+            images, alphas = [], []
+            for _ in range(phase.batch):
+                pair = sample(assets, SEEDS[self.role], index, side)
+                images.append(torch.from_numpy(normalised(pair.image, side)))
+                alpha = cv2.resize(pair.alpha, (side, side), interpolation=cv2.INTER_AREA)
+                alphas.append(torch.from_numpy(alpha[None].astype(np.float32) / 255))
+                index += self.ranks
+            yield torch.stack(images), torch.stack(alphas)
+
+    def _one_step(self, image: Tensor, alpha: Tensor, began: float) -> dict[str, float]:
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         progress = self.used_s / self.budget_s
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, progress, PEAK_LR[self.role])
+            group["lr"] = group["share"] * learning_rate(self.step, progress, PEAK_LR[self.role])
         image = image.to(memory_format=torch.channels_last)
-        loss, parts = training_loss(self.model.forward_with_aux(image), image, alpha, RECIPES[self.role])
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self.model.forward_with_aux(image)
+        outputs.masks = [mask.float() for mask in outputs.masks]
+        outputs.gradients = [gradient.float() for gradient in outputs.gradients]
+        loss, parts = training_loss(outputs, image, alpha, RECIPES[self.role])
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.used_s += self._share_gradients(began)
+        norm = nn.utils.clip_grad_norm_(self.learned, 1.0)
         if torch.isfinite(norm):
             self.optimiser.step()
         self.step += 1
         self.average.update(self.model)
         return parts
 
+    def _share_gradients(self, began: float) -> float:
+        """Put the mean gradient of all processes in place of this one's.
+
+        Args:
+            began: processor time at which this process began the step, seconds.
+        Returns:
+            The mean processor time that the step took, seconds, the same in all processes: they decide by it.
+        """
+        for p in self.learned:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        gradients = [p.grad for p in self.learned if p.grad is not None]
+        flat = torch.cat([*(g.reshape(-1) for g in gradients), torch.tensor([time.process_time() - began])])
+        if self.ranks > 1:
+            dist.all_reduce(flat)
+            flat /= self.ranks
+        start = 0
+        for gradient in gradients:
+            # Copied in place: the fused optimiser reads raw memory, so a gradient must keep its weight's channels-last
+            # order. Views of the flat tensor would be taken for it, and every 3x3 convolution would learn noise.
+            gradient.copy_(flat[start : start + gradient.numel()].view(gradient.shape))
+            start += gradient.numel()
+        return float(flat[-1])
+
     def _log(self, curve: Any, values: dict[str, Any]) -> None:
         line = {"step": self.step, "seen": self.seen, "minutes": round(self.used_s / 60, 2), **values}
         curve.write(json.dumps(line) + "\n")
         curve.flush()
         share = self.used_s / self.budget_s
-        print(f"[{share:5.1%}] {json.dumps(line)}", flush=True)
+        print(f"[{share:5.1%}] {time.strftime('%H:%M:%S')} {json.dumps(line)}", flush=True)
 
 
-def check(model: BiRefNet, assets: Assets, count: int = 24, size: int = 384) -> Scores:
-    """Scores on a few fresh pictures of the training split; a progress meter, not the measure that counts."""
-    pairs = [sample(assets, 999, index, size) for index in range(count)]
+def check(model: BiRefNet, count: int = 24, size: int = 384) -> Scores:
+    """Scores on a few pictures of the validation split; a progress meter, not the measure that counts."""
+    assets = load_assets("validation")
     found = []
     with torch.inference_mode():
-        for pair in pairs:
+        for index in range(count):
+            pair = sample(assets, 7, index, size)
             logits = model(torch.from_numpy(normalised(pair.image, size))[None])
             found.append(score(logits.sigmoid()[0, 0].numpy(), pair.alpha))
     return Scores.mean(found)
 
 
-def train_role(role: str, minutes: float, init: Path | None, folder: Path) -> Path:
+def train_role(role: str, minutes: float, init: Path | None, folder: Path, processes: int) -> Path:
     """Train one role and give the checkpoint of its averaged weights."""
-    run = Run(role, minutes, init, folder)
-    run.train(load_assets())
-    print(f"{role}: {run.step} steps, {run.seen} pictures, {run.used_s / 60:.1f} min", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    meeting = folder / "meeting"
+    meeting.unlink(missing_ok=True)
+    arguments = (processes, meeting, role, minutes, init, folder)
+    spawn(_train_process, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
     return folder / "ema.safetensors"
+
+
+def _train_process(
+    rank: int, processes: int, meeting: Path, role: str, minutes: float, init: Path | None, folder: Path
+) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # numbers below 1e-38 are a hundred times slower and mean nothing here
+    cv2.setNumThreads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting.resolve()}", rank=rank, world_size=processes)
+    run = Run(role, minutes, init, folder)
+    run.train(load_assets("train"))
+    if rank == 0:
+        print(f"{role}: {run.step} steps, {run.seen} pictures, {run.used_s / 60:.1f} min", flush=True)
+    dist.destroy_process_group()
 
 
 def publish(checkpoint: Path, role: str) -> None:
@@ -240,15 +342,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help=f"time budget of a run (default: {MINUTES})")
     parser.add_argument("--init", type=Path, help="checkpoint to start from (default for a role: the base's)")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs; an unfinished one goes on")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="one thread each (default: 2)")
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)  # numbers below 1e-38 are a hundred times slower and mean nothing here
-    cv2.setNumThreads(1)
     for role in MINUTES if options.role == "all" else (options.role,):
         init = options.init or (None if role == "base" else options.runs / "base" / "ema.safetensors")
-        checkpoint = train_role(role, options.minutes or MINUTES[role], init, options.runs / role)
+        minutes = options.minutes or MINUTES[role]
+        checkpoint = train_role(role, minutes, init, options.runs / role, options.processes)
         if options.publish and role != "base":
             publish(checkpoint, role)
     return 0

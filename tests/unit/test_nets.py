@@ -1,6 +1,7 @@
 """The networks at toy size: every shape rule, the deformable convolution's borders, strict loading."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worker.nets import CONFIGS, BiRefNet, CheckpointError, load_checkpoint, save_checkpoint
+from worker.nets import CONFIGS, BiRefNet, CheckpointError, SwinConfig, load_checkpoint, save_checkpoint
 from worker.nets.decoder import image_to_patches
 from worker.nets.deform_conv import DeformableConv2d, deform_conv2d
 from worker.nets.swin import LAYER_NORM_EPS, Swin, join_windows, shift_mask, split_windows
@@ -137,7 +138,7 @@ class TestTheNetwork:
 
     def test_the_backbone_takes_any_size(self) -> None:
         with torch.no_grad():
-            maps = Swin(CONFIGS["toy"].backbone)(torch.randn(1, 3, 37, 50))
+            maps = Swin(cast(SwinConfig, CONFIGS["toy"].backbone))(torch.randn(1, 3, 37, 50))
         assert [tuple(m.shape[1:]) for m in maps] == [(16, 10, 13), (32, 5, 7), (64, 3, 4), (128, 2, 2)]
 
     def test_patches_keep_tiles_whole(self) -> None:

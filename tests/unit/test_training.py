@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from training import losses
-from training.data import drawn_assets, normalised, sample, unreadable
-from training.evaluate import score
+from training.data import drawn_assets, normalised, sample
 from training.losses import RECIPES, gradient_target, iou_loss, sharpened, ssim_loss, training_loss
+from training.measures import score
 from training.train import Average, Phase, learning_rate
 
 
@@ -37,14 +37,6 @@ def test_samples_have_a_design_and_a_background() -> None:
         assert pair.image.dtype == pair.alpha.dtype == np.uint8
         assert pair.image.shape == (*pair.alpha.shape, 3)
         assert 0.005 < (pair.alpha > 127).mean() < 0.99
-
-
-def test_white_art_on_white_paper_counts_as_unreadable() -> None:
-    white = np.ones((20, 20, 3), np.float32)
-    canvas = np.zeros((20, 20, 4), np.float32)
-    canvas[5:15, 5:15] = 1
-    assert unreadable(canvas, white) == pytest.approx(1.2)
-    assert unreadable(canvas, np.zeros_like(white)) == 0
 
 
 def test_pictures_are_squashed_and_normalised_as_the_network_expects() -> None:

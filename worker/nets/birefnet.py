@@ -11,8 +11,10 @@ features, the deepest joined by all shallower ones and squeezed, then decoded to
 import torch
 from torch import Tensor, nn
 
-from worker.nets.config import BiRefNetConfig
+from worker.nets.config import BiRefNetConfig, EfficientNetConfig
 from worker.nets.decoder import AuxOutputs, Decoder, DecoderBlock, resize
+from worker.nets.efficientnet import EfficientNet
+from worker.nets.ground import with_ground_cue
 from worker.nets.swin import Swin
 
 
@@ -27,25 +29,39 @@ class BiRefNet(nn.Module):
         super().__init__()
         self.config = config
         c1, c2, c3, c4 = config.lateral_widths
-        self.bb = Swin(config.backbone)
-        self.squeeze_module = nn.Sequential(DecoderBlock(c1 + c2 + c3 + c4, c4, config))
+        self.bb = _backbone(config)
+        self.squeeze_module = nn.Sequential(DecoderBlock(c1 + c2 + c3 + c4, c4, config, number=5))
         self.decoder = Decoder(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(x, self._encode(x))
+        x = self._with_cue(x)
+        return self.decoder(x, *self._encode(x))
 
     def forward_with_aux(self, x: Tensor) -> AuxOutputs:
         """The forward pass with everything that training supervises; the last mask is what `forward` returns."""
         aux = AuxOutputs()
-        logits = self.decoder(x, self._encode(x), aux)
+        x = self._with_cue(x)
+        logits = self.decoder(x, *self._encode(x), aux)
         aux.masks.append(logits)
         return aux
 
-    def _encode(self, x: Tensor) -> list[Tensor]:
+    def _with_cue(self, x: Tensor) -> Tensor:
+        return with_ground_cue(x) if self.config.ground_cue else x
+
+    def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Lateral maps, shallow to deep, the deepest squeezed; and the map at stride 2, where the backbone has one."""
         height, width = self.config.check_size(x.shape)
-        full = self.bb(x)
-        half = self.bb(resize(x, (height // 2, width // 2)))
-        x1, x2, x3, x4 = (torch.cat((a, resize(b, a.shape[2:])), dim=1) for a, b in zip(full, half, strict=True))
+        *fine, a1, a2, a3, a4 = self.bb(x)
+        half = self.bb(resize(x, (height // 2, width // 2)))[-4:]
+        x1, x2, x3, x4 = (
+            torch.cat((a, resize(b, a.shape[2:])), dim=1) for a, b in zip((a1, a2, a3, a4), half, strict=True)
+        )
         size = x4.shape[2:]
         x4 = torch.cat((resize(x1, size), resize(x2, size), resize(x3, size), x4), dim=1)
-        return [x1, x2, x3, self.squeeze_module(x4)]
+        return [x1, x2, x3, self.squeeze_module(x4)], fine[0] if fine else None
+
+
+def _backbone(config: BiRefNetConfig) -> nn.Module:
+    if isinstance(config.backbone, EfficientNetConfig):
+        return EfficientNet(config.backbone, config.picture_channels)
+    return Swin(config.backbone)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.nets.config import BiRefNetConfig
+from worker.nets.config import BiRefNetConfig, EfficientNetConfig
 from worker.nets.deform_conv import DeformableConv2d
 
 
@@ -42,6 +42,27 @@ def image_to_patches(image: Tensor, size: torch.Size | tuple[int, int]) -> Tenso
         raise ValueError(f"a {height}x{width} picture does not divide into tiles of {h}x{w}; use multiples of 32")
     x = image.view(b, c, height // h, h, width // w, w)
     return x.permute(0, 1, 2, 4, 3, 5).reshape(b, -1, h, w)
+
+
+def image_to_pixels(image: Tensor, size: torch.Size | tuple[int, int], limit: int = 4) -> Tensor:
+    """Stack the pixels of each position as channels, so that it sees what it stands for: a pixel-unshuffle.
+
+    Args:
+        image: (B, C, H, W); H and W are multiples of `size`, by one factor.
+        size: (h, w) of the result.
+        limit: pixels of one position per side; of more, averages are taken.
+    Returns:
+        (B, C * k**2, h, w), k = min(H / h, limit); channels in the order (c, row, column).
+    Raises:
+        ValueError: the picture does not divide into squares of one size.
+    """
+    height, width = image.shape[2:]
+    side = height // size[0]
+    if (size[0] * side, size[1] * side) != (height, width):
+        raise ValueError(f"a {height}x{width} picture does not divide into {size[0]}x{size[1]} squares")
+    if side > limit:
+        image, side = F.avg_pool2d(image, side // limit), limit
+    return F.pixel_unshuffle(image, side)
 
 
 class DeformableBranch(nn.Module):
@@ -77,20 +98,22 @@ class DeformableASPP(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Convolution in, deformable ASPP, convolution out: (B, in, H, W) -> (B, out, H, W)."""
+    """Convolution in, deformable ASPP where the config has one, convolution out: (B, in, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: BiRefNetConfig) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: BiRefNetConfig, *, number: int) -> None:
         super().__init__()
         width = config.block_width
         self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
-        self.dec_att = DeformableASPP(width, config.aspp_width, config.aspp_kernels)
+        self.dec_att: nn.Module | None = None
+        if number in config.aspp_blocks:
+            self.dec_att = DeformableASPP(width, config.aspp_width, config.aspp_kernels)
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
         self.bn_in = nn.BatchNorm2d(width)
         self.bn_out = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn_in(self.conv_in(x)))
-        return self.bn_out(self.conv_out(self.dec_att(x)))
+        return self.bn_out(self.conv_out(x if self.dec_att is None else self.dec_att(x)))
 
 
 class LateralBlock(nn.Module):
@@ -116,6 +139,27 @@ class PatchBlock(nn.Module):
         return self.conv_out(self.conv1(x))
 
 
+class DetailHead(nn.Module):
+    """The last stage at half the picture's size: the decoder's map, the finest feature and the pixels become logits.
+
+    Four logits per position are the four pixels it stands for, so that an edge can fall between any two pixels.
+    """
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn_in = nn.BatchNorm2d(width)
+        self.conv_mid = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn_mid = nn.BatchNorm2d(width)
+        self.conv_out = nn.Conv2d(width, 4, 1)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Maps (B, C_i, h, w) side by side -> (B, 1, 2h, 2w) logits."""
+        x = F.relu(self.bn_in(self.conv_in(torch.cat(maps, dim=1))))
+        x = F.relu(self.bn_mid(self.conv_mid(x)))
+        return F.pixel_shuffle(self.conv_out(x), 2)
+
+
 @dataclass
 class AuxOutputs:
     """What training supervises.
@@ -137,16 +181,27 @@ class Decoder(nn.Module):
         c1, c2, c3, c4 = config.lateral_widths  # shallow to deep
         patch = config.backbone.patch_size
         width = config.patch_width
+        self._patches = image_to_patches if config.patches == "tiles" else image_to_pixels
         # Tiles per side at each stage: the picture's side over the feature's side.
         tiles = {5: 8 * patch, 4: 4 * patch, 3: 2 * patch, 2: patch, 1: 1}
-        for stage, out in ((5, c4 // 8), (4, c4 // 8), (3, c3 // 8), (2, c2 // 8), (1, c1 // 8)):
-            self.add_module(f"ipt_blk{stage}", PatchBlock(3 * tiles[stage] ** 2, width, out))
+        stages = {5: c4 // 8, 4: c4 // 8, 3: c3 // 8, 2: c2 // 8, 1: c1 // 8}
+        if config.detail_width:
+            del stages[1]
+        for stage, out in stages.items():
+            side = tiles[stage] if config.patches == "tiles" else min(tiles[stage], 4)
+            self.add_module(f"ipt_blk{stage}", PatchBlock(config.picture_channels * side**2, width, out))
 
-        self.decoder_block4 = DecoderBlock(c4 + c4 // 8, c3, config)
-        self.decoder_block3 = DecoderBlock(c3 + c4 // 8, c2, config)
-        self.decoder_block2 = DecoderBlock(c2 + c3 // 8, c1, config)
-        self.decoder_block1 = DecoderBlock(c1 + c2 // 8, c1 // 2, config)
-        self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, 1))
+        self.decoder_block4 = DecoderBlock(c4 + c4 // 8, c3, config, number=4)
+        self.decoder_block3 = DecoderBlock(c3 + c4 // 8, c2, config, number=3)
+        self.decoder_block2 = DecoderBlock(c2 + c3 // 8, c1, config, number=2)
+        self.decoder_block1 = DecoderBlock(c1 + c2 // 8, c1 // 2, config, number=1)
+        self.detail: DetailHead | None = None
+        if config.detail_width:
+            assert isinstance(config.backbone, EfficientNetConfig)
+            fine = c1 // 2 + config.backbone.fine_width + 4 * config.picture_channels
+            self.detail = DetailHead(fine, config.detail_width)
+        else:
+            self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, 1))
 
         for stage, channels in ((4, c3), (3, c2), (2, c1)):
             self.add_module(f"lateral_block{stage}", LateralBlock(channels))
@@ -162,12 +217,15 @@ class Decoder(nn.Module):
             self.add_module(f"gdt_convs_pred_{stage}", nn.Sequential(nn.Conv2d(config.gradient_width, 1, 1)))
             self.add_module(f"gdt_convs_attn_{stage}", nn.Sequential(nn.Conv2d(config.gradient_width, 1, 1)))
 
-    def forward(self, image: Tensor, features: list[Tensor], aux: AuxOutputs | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, features: list[Tensor], fine: Tensor | None = None, aux: AuxOutputs | None = None
+    ) -> Tensor:
         """Decode.
 
         Args:
-            image: (B, 3, H, W), the network's input.
+            image: (B, 3, H, W), the network's input; with the ground cue, (B, 6, H, W).
             features: lateral maps, shallow to deep, the deepest already squeezed.
+            fine: the backbone's map at stride 2; needed by the detail stage only.
             aux: filled with the coarser masks and gradient maps when given.
         Returns:
             (B, 1, H, W) logits.
@@ -177,11 +235,15 @@ class Decoder(nn.Module):
         for stage, lateral, block in ((4, x3, self.decoder_block3), (3, x2, self.decoder_block2)):
             p = block(self._with_patches(stage, image, self._join(stage, p, lateral, aux)))
         p = self.decoder_block1(self._with_patches(2, image, self._join(2, p, x1, aux)))
+        if self.detail is not None:
+            assert fine is not None
+            size = fine.shape[2:]
+            return self.detail(resize(p, size), fine, image_to_pixels(image, size))
         p = torch.cat((resize(p, image.shape[2:]), self.get_submodule("ipt_blk1")(image)), dim=1)
         return self.conv_out1(p)
 
     def _with_patches(self, stage: int, image: Tensor, x: Tensor) -> Tensor:
-        patches = image_to_patches(image, x.shape[2:])
+        patches = self._patches(image, x.shape[2:])
         return torch.cat((x, self.get_submodule(f"ipt_blk{stage}")(patches)), dim=1)
 
     def _join(self, stage: int, p: Tensor, lateral: Tensor, aux: AuxOutputs | None) -> Tensor:

@@ -9,31 +9,44 @@
 - The picture's own two convolutions of the last stage are one 5x5 convolution to one channel. Only the outermost
   pixels differ, where the second convolution sees zeros instead of what the first one says outside the picture: these
   are computed as published.
+- The detail stage, where a network has one, takes the place of the last two points: it is non-linear.
 - Batch norms are folded; no map is joined to its patches, the convolution that follows takes them separately.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.nets.decoder import Decoder, DecoderBlock, LateralBlock, PatchBlock, image_to_patches
+from worker.nets.config import BiRefNetConfig, EfficientNetConfig
+from worker.nets.decoder import (
+    Decoder,
+    DecoderBlock,
+    DeformableASPP,
+    DetailHead,
+    LateralBlock,
+    PatchBlock,
+    image_to_patches,
+    image_to_pixels,
+)
 from worker.nets.fast.deform import FastASPP
 from worker.nets.fast.layers import Conv, Linear, as_nchw, as_nhwc, fold_batch_norm, resize
 
 
 class _Patches(nn.Module):
-    """Patches of the picture through a PatchBlock: (B, 3, H, W) and a map's size -> (B, *size, out)."""
+    """Patches of the picture through a PatchBlock: (B, C, H, W) and a map's size -> (B, *size, out)."""
 
-    def __init__(self, plain: PatchBlock) -> None:
+    def __init__(self, plain: PatchBlock, cut: Callable[[Tensor, tuple[int, int]], Tensor]) -> None:
         super().__init__()
+        self._cut = cut
         like = plain.conv1.weight
         self.conv1 = Conv(plain.conv1.weight, plain.conv1.bias, like=like)
         self.conv_out = Conv(plain.conv_out.weight, plain.conv_out.bias, like=like)
 
     def forward(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.conv_out(self.conv1(as_nhwc(image_to_patches(image, size))))
+        return self.conv_out(self.conv1(as_nhwc(self._cut(image, size))))
 
 
 class FastBlock(nn.Module):
@@ -50,7 +63,7 @@ class FastBlock(nn.Module):
         weight, bias = fold_batch_norm(plain.bn_in, plain.conv_in.weight, plain.conv_in.bias)
         parts = torch.split(weight, list(inputs), dim=1)
         self.conv_in = nn.ModuleList(Conv(part, None if i else bias, like=like) for i, part in enumerate(parts))
-        self.aspp = FastASPP(plain.dec_att)
+        self.aspp = FastASPP(plain.dec_att) if isinstance(plain.dec_att, DeformableASPP) else None
         if out is None:
             weight, bias = fold_batch_norm(plain.bn_out, plain.conv_out.weight, plain.conv_out.bias)
             out = Conv(weight, bias, like=like)
@@ -60,7 +73,8 @@ class FastBlock(nn.Module):
         x = self.conv_in[0](maps[0])
         for conv, more in zip(list(self.conv_in)[1:], maps[1:], strict=True):
             x += conv(more)
-        return self.conv_out(self.aspp(x.relu_()))
+        x = x.relu_()
+        return self.conv_out(x if self.aspp is None else self.aspp(x))
 
 
 class _Join(nn.Module):
@@ -118,18 +132,42 @@ class _Pictures(nn.Module):
         return as_nchw(self.second(self.first(as_nhwc(image))))
 
 
+class FastDetail(nn.Module):
+    """DetailHead for inference, over maps that stand side by side: (B, h, w, C_i) -> (B, 1, 2h, 2w) logits."""
+
+    def __init__(self, plain: DetailHead, inputs: tuple[int, ...]) -> None:
+        """
+        Args:
+            inputs: channels of the maps.
+        """
+        super().__init__()
+        like = plain.conv_in.weight
+        weight, bias = fold_batch_norm(plain.bn_in, like, None)
+        parts = torch.split(weight, list(inputs), dim=1)
+        self.conv_in = nn.ModuleList(Conv(part, None if i else bias, like=like) for i, part in enumerate(parts))
+        self.conv_mid = Conv(*fold_batch_norm(plain.bn_mid, plain.conv_mid.weight, None), relu=True, like=like)
+        self.conv_out = Conv(plain.conv_out.weight, plain.conv_out.bias, like=like)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        x = self.conv_in[0](maps[0])
+        for conv, more in zip(list(self.conv_in)[1:], maps[1:], strict=True):
+            x += conv(more)
+        return F.pixel_shuffle(as_nchw(self.conv_out(self.conv_mid(x.relu_()))), 2)
+
+
 class FastDecoder(nn.Module):
     """Encoder maps and the picture become logits: see `forward`."""
 
-    def __init__(self, plain: Decoder, lateral_widths: tuple[int, int, int, int]) -> None:
+    def __init__(self, plain: Decoder, config: BiRefNetConfig) -> None:
         super().__init__()
-        c1, c2, c3, c4 = lateral_widths
+        c1, c2, c3, c4 = config.lateral_widths
+        cut = image_to_patches if config.patches == "tiles" else image_to_pixels
 
         def published(name: str) -> nn.Module:
             return plain.get_submodule(name)
 
         self.patches = nn.ModuleDict(
-            {str(stage): _Patches(cast(PatchBlock, published(f"ipt_blk{stage}"))) for stage in (5, 4, 3, 2)}
+            {str(stage): _Patches(cast(PatchBlock, published(f"ipt_blk{stage}")), cut) for stage in (5, 4, 3, 2)}
         )
         self.joins = nn.ModuleDict(
             {
@@ -141,34 +179,49 @@ class FastDecoder(nn.Module):
                 for stage in (4, 3, 2)
             }
         )
-        last, output = plain.decoder_block1, cast(nn.Conv2d, plain.conv_out1[0])
-        like = last.conv_out.weight
-        from_map, from_picture = output.weight[:, :, 0, 0].tensor_split((c1 // 2,), dim=1)
-        weight, bias = fold_batch_norm(last.bn_out, last.conv_out.weight, last.conv_out.bias)
-        weight = torch.einsum("oc,cikl->oikl", from_map.double(), weight)
         self.blocks = nn.ModuleDict(
             {
                 "4": FastBlock(plain.decoder_block4, (c4, c4 // 8)),
                 "3": FastBlock(plain.decoder_block3, (c3, c4 // 8)),
                 "2": FastBlock(plain.decoder_block2, (c2, c3 // 8)),
-                "1": FastBlock(last, (c1, c2 // 8), out=Conv(weight, from_map.double() @ bias, like=like)),
             }
         )
+        last, inputs = plain.decoder_block1, (c1, c2 // 8)
+        self.detail: FastDetail | None = None
+        if plain.detail is not None:
+            assert isinstance(config.backbone, EfficientNetConfig)
+            self.blocks["1"] = FastBlock(last, inputs)
+            fine = (c1 // 2, config.backbone.fine_width, 4 * config.picture_channels)
+            self.detail = FastDetail(plain.detail, fine)
+            return
+        output = cast(nn.Conv2d, plain.conv_out1[0])
+        from_map, from_picture = output.weight[:, :, 0, 0].tensor_split((c1 // 2,), dim=1)
+        weight, bias = fold_batch_norm(last.bn_out, last.conv_out.weight, last.conv_out.bias)
+        weight = torch.einsum("oc,cikl->oikl", from_map.double(), weight)
+        out = Conv(weight, from_map.double() @ bias, like=last.conv_out.weight)
+        self.blocks["1"] = FastBlock(last, inputs, out=out)
         self.picture = _Pictures(cast(PatchBlock, published("ipt_blk1")), from_picture, cast(Tensor, output.bias))
 
-    def forward(self, image: Tensor, full: list[Tensor], half: list[Tensor], deepest: Tensor) -> Tensor:
+    def forward(
+        self, image: Tensor, full: list[Tensor], half: list[Tensor], deepest: Tensor, fine: Tensor | None = None
+    ) -> Tensor:
         """Decode.
 
         Args:
-            image: (B, 3, H, W), the network's input.
+            image: (B, 3, H, W), the network's input; with the ground cue, (B, 6, H, W).
             full, half: the three shallower features of both passes, shallow to deep, (B, h, w, C).
             deepest: the squeezed map, (B, h, w, C).
+            fine: the backbone's map at stride 2, (B, h, w, C); needed by the detail stage only.
         Returns:
             (B, 1, H, W) logits.
         """
         p = self._block(4, image, deepest, 5)
         for stage, a, b in zip((4, 3, 2), reversed(full), reversed(half), strict=True):
             p = self._block(stage - 1, image, self.joins[str(stage)](p, a, b), stage)
+        if self.detail is not None:
+            assert fine is not None
+            size = (fine.shape[1], fine.shape[2])
+            return self.detail(resize(p, size), fine, as_nhwc(image_to_pixels(image, size)))
         height, width = image.shape[2:]
         return self.picture(image) + as_nchw(resize(p, (height, width)))
 

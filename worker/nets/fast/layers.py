@@ -44,7 +44,7 @@ def fold_batch_norm(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tup
     return folded, shift if bias is None else shift + bias.double() * scale
 
 
-def _packs_weights(weight: Tensor) -> bool:
+def packs_weights(weight: Tensor) -> bool:
     """Whether oneDNN's linear layer with packed weights can be had: fp32 on a CPU that torch was built with it for."""
     return (
         weight.device.type == "cpu"
@@ -82,7 +82,7 @@ class Linear(nn.Module):
 
     def pack(self) -> None:
         """Let oneDNN lay the weight out as its kernel reads it, where it can; the plain layout is given up."""
-        if self.weight is not None and _packs_weights(self.weight):
+        if self.weight is not None and packs_weights(self.weight):
             # The row count is a hint for the layout only.
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 4096)
             self.weight = None

@@ -6,9 +6,13 @@ from torch import Tensor, nn
 from worker.nets.birefnet import BiRefNet
 from worker.nets.decoder import DecoderBlock
 from worker.nets.decoder import resize as resize_nchw
+from worker.nets.efficientnet import EfficientNet
 from worker.nets.fast.decoder import FastBlock, FastDecoder
+from worker.nets.fast.efficientnet import FastConvNorm, FastEfficientNet
 from worker.nets.fast.layers import Linear, resize
 from worker.nets.fast.swin import FastSwin
+from worker.nets.ground import with_ground_cue
+from worker.nets.swin import Swin
 
 
 class FastBiRefNet(nn.Module):
@@ -20,21 +24,31 @@ class FastBiRefNet(nn.Module):
     def __init__(self, plain: BiRefNet) -> None:
         super().__init__()
         self.config = plain.config
-        self.backbone = FastSwin(plain.bb)
+        self.backbone = _fast_backbone(plain.bb)
         squeeze = plain.squeeze_module[0]
         assert isinstance(squeeze, DecoderBlock)
         self.squeeze = FastBlock(squeeze, (sum(self.config.lateral_widths),))
-        self.decoder = FastDecoder(plain.decoder, self.config.lateral_widths)
+        self.decoder = FastDecoder(plain.decoder, self.config)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.config.check_size(x.shape)
-        full = self.backbone(x)
-        half = self.backbone(resize_nchw(x, (height // 2, width // 2)))
+        if self.config.ground_cue:
+            x = with_ground_cue(x)
+        *fine, a1, a2, a3, a4 = self.backbone(x)
+        full = [a1, a2, a3, a4]
+        half = self.backbone(resize_nchw(x, (height // 2, width // 2)))[-4:]
         size = (full[3].shape[1], full[3].shape[2])
         context = []
         for a, b in zip(full, half, strict=True):
             context += [resize(a, size), _enlarged_then_resized(b, (a.shape[1], a.shape[2]), size)]
-        return self.decoder(x, full[:3], half[:3], self.squeeze(torch.cat(context, dim=-1)))
+        return self.decoder(x, full[:3], half[:3], self.squeeze(torch.cat(context, dim=-1)), *fine)
+
+
+def _fast_backbone(plain: nn.Module) -> nn.Module:
+    if isinstance(plain, EfficientNet):
+        return FastEfficientNet(plain)
+    assert isinstance(plain, Swin)
+    return FastSwin(plain)
 
 
 def _enlarged_then_resized(x: Tensor, between: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -71,6 +85,6 @@ def prepare_for_inference(model: BiRefNet, *, pack: bool = True) -> FastBiRefNet
         raise ValueError("the network is in training mode; call eval() first")
     net = FastBiRefNet(model).eval().requires_grad_(False)
     for module in net.modules():
-        if pack and isinstance(module, Linear):
+        if pack and isinstance(module, Linear | FastConvNorm):
             module.pack()
     return net
