@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from training.data import Sample, load_assets, normalised, sample
 from training.measures import Scores, score
 from training.rivals import RIVALS
 from training.worst import worst_sheet
-from worker.nets import CONFIGS, BiRefNet
+from worker.nets import CONFIGS
+from worker.nets.fast import prepare_for_inference
 from worker.nets.weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +43,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def predict(model: BiRefNet, image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+def predict(model: nn.Module, image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """Mask of an (H, W, 3) uint8 RGB picture squashed to the network's square: (size, size) float32, 0..1."""
     with torch.inference_mode():
         logits = model(torch.from_numpy(normalised(image, size))[None])
@@ -73,7 +75,7 @@ def by_kind(pairs: Iterable[Sample], scores: Iterable[Scores]) -> dict[str, dict
     return {table: {name: Scores.mean(items) for name, items in sorted(rows.items())} for table, rows in tables.items()}
 
 
-def evaluate(model: BiRefNet, pairs: Iterable[Sample], size: int) -> Scores:
+def evaluate(model: nn.Module, pairs: Iterable[Sample], size: int) -> Scores:
     """Mean scores of a network at one input size."""
     return Scores.mean(measured(lambda image: predict(model, image, size), pairs))
 
@@ -114,7 +116,7 @@ def main() -> int:
     methods: dict[str, Method] = {}
     config = CONFIGS[options.variant]
     for path in options.weights or [STARTER / f"{role}.safetensors" for role in ROLES]:
-        model = load_checkpoint(path, config)
+        model = prepare_for_inference(load_checkpoint(path, config))  # as the service runs it
         for size in options.size or [config.input_size]:
             methods[f"{path.stem} {size} px"] = _network(model, size)
     methods.update(RIVALS if options.rivals else {})
@@ -138,7 +140,7 @@ def main() -> int:
     return 0
 
 
-def _network(model: BiRefNet, size: int) -> Method:
+def _network(model: nn.Module, size: int) -> Method:
     return lambda image: predict(model, image, size)
 
 
