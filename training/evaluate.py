@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from torch import nn
 
 from training.data import Sample, load_assets, normalised, sample
 from training.measures import Scores, score
+from training.pictures import Method, kinds_sheet, worst_sheet
 from training.rivals import RIVALS
-from training.worst import worst_sheet
 from worker.nets import CONFIGS
 from worker.nets.fast import prepare_for_inference
 from worker.nets.weights import load_checkpoint
@@ -35,7 +35,6 @@ STARTER = ROOT / "models" / "starter"
 HELD_OUT_SET = ROOT / "tests" / "data" / "heldout"
 ROLES = ("rmbg", "birefnet")
 
-Method = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 #: One line of the table: measure, heading.
 COLUMNS = (
     ("mae", "MAE"), ("iou", "IoU"), ("soft_iou", "soft IoU"), ("boundary", "bound. F"), ("fine", "F at 2px"),
@@ -107,6 +106,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, nargs="*", help="checkpoints (default: both starter weights)")
     parser.add_argument("--rivals", action="store_true", help="also measure the classical methods")
     parser.add_argument("--worst", type=Path, help="draw the 24 worst pictures of the first checkpoint here")
+    parser.add_argument("--kinds", type=Path, help="draw the first picture of each kind of art here")
     parser.add_argument("--threads", type=int, default=1, help="more than one only on an otherwise idle machine")
     parser.add_argument("--json", type=Path, help="write the scores here")
     options = parser.parse_args()
@@ -119,6 +119,8 @@ def main() -> int:
         model = prepare_for_inference(load_checkpoint(path, config))  # as the service runs it
         for size in options.size or [config.input_size]:
             methods[f"{path.stem} {size} px"] = _network(model, size)
+    if options.kinds:
+        kinds_sheet(options.kinds, pairs, {label.split()[0]: method for label, method in methods.items()})
     methods.update(RIVALS if options.rivals else {})
     report: dict[str, Any] = {"set": options.set, "pictures": len(pairs), "methods": {}}
     print(f"{options.set}: {len(pairs)} pictures\n{'':<28}" + "".join(f"{title:>10}" for _, title in COLUMNS))
