@@ -39,7 +39,7 @@ def worst_sheet(path: Path, pairs: Sequence[Sample], scores: Sequence[Scores], m
 
 
 def kinds_sheet(path: Path, pairs: Sequence[Sample], methods: Mapping[str, Method], pairs_across: int = 2) -> None:
-    """Draw the first pair of each kind of art into a PNG: picture, true cutout, and each method's, on a checkerboard."""
+    """Draw the first pair of each kind of art into a PNG: picture, true cutout, and each method's cutout."""
     first = list({pair.kind: pair for pair in reversed(pairs)}.values())[::-1]
     width = (2 + len(methods)) * SIDE + GAP
     rows = -(-len(first) // pairs_across)
