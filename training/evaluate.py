@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from training.data import Sample, load_assets, normalised, sample
 from training.measures import Scores, score
+from training.pictures import Method, kinds_sheet, worst_sheet
 from training.rivals import RIVALS
-from training.worst import worst_sheet
-from worker.nets import CONFIGS, BiRefNet
+from worker.nets import CONFIGS
+from worker.nets.fast import prepare_for_inference
 from worker.nets.weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +35,6 @@ STARTER = ROOT / "models" / "starter"
 HELD_OUT_SET = ROOT / "tests" / "data" / "heldout"
 ROLES = ("rmbg", "birefnet")
 
-Method = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 #: One line of the table: measure, heading.
 COLUMNS = (
     ("mae", "MAE"), ("iou", "IoU"), ("soft_iou", "soft IoU"), ("boundary", "bound. F"), ("fine", "F at 2px"),
@@ -41,7 +42,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def predict(model: BiRefNet, image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+def predict(model: nn.Module, image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """Mask of an (H, W, 3) uint8 RGB picture squashed to the network's square: (size, size) float32, 0..1."""
     with torch.inference_mode():
         logits = model(torch.from_numpy(normalised(image, size))[None])
@@ -73,7 +74,7 @@ def by_kind(pairs: Iterable[Sample], scores: Iterable[Scores]) -> dict[str, dict
     return {table: {name: Scores.mean(items) for name, items in sorted(rows.items())} for table, rows in tables.items()}
 
 
-def evaluate(model: BiRefNet, pairs: Iterable[Sample], size: int) -> Scores:
+def evaluate(model: nn.Module, pairs: Iterable[Sample], size: int) -> Scores:
     """Mean scores of a network at one input size."""
     return Scores.mean(measured(lambda image: predict(model, image, size), pairs))
 
@@ -105,6 +106,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, nargs="*", help="checkpoints (default: both starter weights)")
     parser.add_argument("--rivals", action="store_true", help="also measure the classical methods")
     parser.add_argument("--worst", type=Path, help="draw the 24 worst pictures of the first checkpoint here")
+    parser.add_argument("--kinds", type=Path, help="draw the first picture of each kind of art here")
     parser.add_argument("--threads", type=int, default=1, help="more than one only on an otherwise idle machine")
     parser.add_argument("--json", type=Path, help="write the scores here")
     options = parser.parse_args()
@@ -114,9 +116,11 @@ def main() -> int:
     methods: dict[str, Method] = {}
     config = CONFIGS[options.variant]
     for path in options.weights or [STARTER / f"{role}.safetensors" for role in ROLES]:
-        model = load_checkpoint(path, config)
+        model = prepare_for_inference(load_checkpoint(path, config))  # as the service runs it
         for size in options.size or [config.input_size]:
             methods[f"{path.stem} {size} px"] = _network(model, size)
+    if options.kinds:
+        kinds_sheet(options.kinds, pairs, {label.split()[0]: method for label, method in methods.items()})
     methods.update(RIVALS if options.rivals else {})
     report: dict[str, Any] = {"set": options.set, "pictures": len(pairs), "methods": {}}
     print(f"{options.set}: {len(pairs)} pictures\n{'':<28}" + "".join(f"{title:>10}" for _, title in COLUMNS))
@@ -138,7 +142,7 @@ def main() -> int:
     return 0
 
 
-def _network(model: BiRefNet, size: int) -> Method:
+def _network(model: nn.Module, size: int) -> Method:
     return lambda image: predict(model, image, size)
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from training.data import Sample
 from training.evaluate import by_kind, measured
 from training.measures import connectivity_error, contour_f, gradient_error, score
+from training.pictures import ACROSS, SIDE, kinds_sheet, on_checkerboard, worst_sheet
 from training.rivals import RIVALS, flat_key
-from training.worst import ACROSS, SIDE, worst_sheet
 
 
 def square(left: int = 20, side: int = 30, size: int = 80) -> NDArray[np.uint8]:
@@ -124,3 +124,22 @@ def test_the_sheet_shows_the_worst_first_and_no_more_than_asked(tmp_path: Path) 
     assert middle[0] == colours[1]
     assert middle[1] == colours[2]
     assert middle[2] == (255, 255, 255)
+
+
+def test_the_sheet_of_kinds_shows_the_first_picture_of_each(tmp_path: Path) -> None:
+    picture = np.full((80, 80, 3), (200, 0, 0), np.uint8)
+    other = np.full((80, 80, 3), (0, 200, 0), np.uint8)
+    pairs = [Sample(image, square(), kind, "flat") for image, kind in ((picture, "a"), (other, "a"), (picture, "b"))]
+    kinds_sheet(tmp_path / "kinds.png", pairs, {"all": lambda _: np.ones((80, 80), np.float32)})
+    sheet = Image.open(tmp_path / "kinds.png").convert("RGB")
+    assert sheet.getpixel((40, 60)) == (200, 0, 0)
+    assert sheet.getpixel((2 * SIDE + 40, 60)) == (200, 0, 0)  # the method kept all of it
+    assert sheet.height < 2 * SIDE  # two kinds, side by side
+
+
+def test_transparent_shows_the_checkerboard_and_opaque_the_picture() -> None:
+    picture = np.full((80, 80, 3), (200, 0, 0), np.uint8)
+    shown = on_checkerboard(picture, square())
+    assert shown[30, 30].tolist() == [200, 0, 0]
+    assert shown[0, 0, 0] == shown[0, 0, 1] == shown[0, 0, 2]
+    assert shown[0, 0, 0] != shown[0, 15, 0]
