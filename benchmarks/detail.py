@@ -70,8 +70,8 @@ def main() -> int:
     report = {}
     print(f"{'model':9} {'art is':>11} {'n':>4} {'error, 1 / 2':>15} {'IoU, 1 / 2':>15} {'worse':>6} {'better':>7}")
     for model in ("rmbg", "birefnet"):
-        net = load_checkpoint(ROOT / "models" / "starter" / f"{model}.safetensors", CONFIGS["lite"])
-        size = CONFIGS["lite"].input_size
+        net = load_checkpoint(ROOT / "models" / "starter" / f"{model}.safetensors", CONFIGS["starter"])
+        size = CONFIGS["starter"].input_size
 
         def one(part: Picture, net: BiRefNet = net, size: int = size) -> torch.Tensor:
             mask: torch.Tensor = net(network_input(part, size, torch.device("cpu")))[0, 0].sigmoid()

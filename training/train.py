@@ -45,7 +45,7 @@ from worker.nets.efficientnet import ConvNorm, EfficientNet
 from worker.nets.weights import load_checkpoint, save_checkpoint
 
 RUNS = Path(__file__).parent / "runs"
-CONFIG = "lite"
+CONFIG = "starter"
 
 
 @dataclass(frozen=True)

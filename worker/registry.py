@@ -47,7 +47,7 @@ def resolve_models(settings: Settings) -> list[ModelSpec]:
         name = model.name
         full = ModelSpec(name, "full", _VARIANTS[name], model.checkpoint(settings.models_dir), model.licence)
         starter_path = starter_checkpoint(settings.models_dir, name)
-        starter = ModelSpec(name, "starter", "lite", starter_path, _STARTER_LICENCE)
+        starter = ModelSpec(name, "starter", "starter", starter_path, _STARTER_LICENCE)
         wanted = {"full": [full], "starter": [starter], "auto": [full, starter]}[settings.model_profile]
         found = next((spec for spec in wanted if spec.path.is_file()), None)
         if found is None:

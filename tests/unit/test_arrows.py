@@ -81,7 +81,7 @@ def test_loading_a_network_does_not_import_torch_s_compiler() -> None:
     """It is most of what a start without it takes; arithmetic on the meta device is enough to pull it in."""
     loaded = loaded_after(
         "from worker.nets import CONFIGS, load_checkpoint;"
-        "load_checkpoint('models/starter/rmbg.safetensors', CONFIGS['lite'])"
+        "load_checkpoint('models/starter/rmbg.safetensors', CONFIGS['starter'])"
     )
     assert "torch" in loaded
     assert not loaded & {"sympy"}

@@ -141,8 +141,8 @@ class TestPixelsOfAPosition:
             image_to_pixels(torch.zeros(1, 3, 64, 96), (32, 32))
 
 
-def test_training_reaches_every_weight_of_the_lite_network() -> None:
-    model = BiRefNet(CONFIGS["lite"]).train()
+def test_training_reaches_every_weight_of_the_starter_network() -> None:
+    model = BiRefNet(CONFIGS["starter"]).train()
     aux = model.forward_with_aux(torch.randn(2, 3, 64, 64))
     assert aux.masks[-1].shape == (2, 1, 64, 64)
     torch.stack([part.mean() for part in aux.masks + aux.gradients]).sum().backward()  # type: ignore[no-untyped-call]

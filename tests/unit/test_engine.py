@@ -39,7 +39,7 @@ class TestResolving:
         for name in ("rmbg", "birefnet"):
             touch(tmp_path / "starter" / f"{name}.safetensors")
         rmbg, birefnet = resolve_models(load_settings(models_dir=tmp_path))
-        assert (rmbg.profile, rmbg.variant, rmbg.licence) == ("starter", "lite", "MIT")
+        assert (rmbg.profile, rmbg.variant, rmbg.licence) == ("starter", "starter", "MIT")
         assert (birefnet.profile, birefnet.variant, birefnet.path) == ("full", "swin_v1_large", published)
 
     def test_published_rmbg_says_that_its_licence_is_not_commercial(self, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class TestTheSameFunction:
         x = picture(*size, batch)
         torch.testing.assert_close(fast(x), model(x), atol=CLOSE, rtol=0)
 
-    @pytest.mark.parametrize("variant", ["starter", "lite", "swin_v1_tiny"])
+    @pytest.mark.parametrize("variant", ["starter", "swin_v1_tiny"])
     @torch.inference_mode()
     def test_of_every_variant(self, variant: str) -> None:
         """The large one is in tests/golden, at its golden size."""

@@ -155,7 +155,7 @@ _LITE0 = EfficientNetConfig(
 CONFIGS: dict[str, BiRefNetConfig] = {
     "swin_v1_large": BiRefNetConfig(SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), window_size=12)),
     "swin_v1_tiny": BiRefNetConfig(SwinConfig(96, (2, 2, 6, 2), (3, 6, 12, 24), window_size=7)),
-    "lite": BiRefNetConfig(
+    "starter": BiRefNetConfig(
         _LITE0,
         input_size=512,
         block_width=48,
@@ -167,15 +167,6 @@ CONFIGS: dict[str, BiRefNetConfig] = {
         patches="pixels",
         detail_width=16,
         ground_cue=True,
-    ),
-    "starter": BiRefNetConfig(
-        SwinConfig(24, (2, 2, 4, 2), (1, 2, 4, 8), window_size=8),
-        input_size=512,
-        block_width=24,
-        aspp_width=32,
-        aspp_kernels=(1, 3),
-        patch_width=8,
-        gradient_width=8,
     ),
     # Every shape rule at a size where a forward pass takes milliseconds.
     "toy": BiRefNetConfig(
