@@ -70,7 +70,7 @@ BACKBONE_SHARE = 0.25
 #: Seeds far apart, so that roles and the base never see the same pictures.
 SEEDS = {"base": 101, "rmbg": 202, "birefnet": 303}
 #: Processor minutes (per process) of each run behind the weights in git.
-MINUTES = {"base": 55.0, "rmbg": 9.0, "birefnet": 9.0}
+MINUTES = {"base": 18.0, "rmbg": 4.0, "birefnet": 4.0}
 WARM_UP_STEPS = 100
 #: Share of the averaged weights kept per step; 0.995 averages over about 200 steps.
 EMA_KEEP = 0.995
