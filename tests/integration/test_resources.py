@@ -1,6 +1,5 @@
 """What runs out: the disk, and Redis' memory. Real ones, made small; the real API and the real worker process."""
 
-import base64
 import io
 import os
 import subprocess
@@ -19,6 +18,7 @@ from PIL import Image
 
 from shared.jobs import Job, JobStatus
 from shared.settings import load_settings
+from tests.flaky_server import Answer, FlakyServer
 from tests.hostile.stack import Stack
 from tests.processes import wait_for
 from tests.redis_server import RedisServer
@@ -176,8 +176,11 @@ def test_a_full_disk_costs_the_cells_that_cannot_be_written_and_room_heals_every
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_step_leaves_nothing_of_it(start: Any, disk: Path) -> None:
-    """Given an upload that just fits, then its prepared copy does not; nor does a print whose cutout still did."""
-    held = start(disk / "outputs", TMPDIR=str(disk))
+    """Given a job that is taken, then its fetched picture does not fit; nor does a print whose cutout still did.
+
+    An upload is on the disk already, and is not written again.
+    """
+    held = start(disk / "outputs", TMPDIR=str(disk), ALLOW_PRIVATE_SOURCES="127.0.0.1")
     held.hold("rmbg")
     options = '{"models": ["rmbg"], "print": {"canvas": "700x700"}}'
     job_id = held.stack.post(
@@ -185,24 +188,23 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_step_leaves_nothing_of_it(start
     ).json()["job_id"]
     wait_for("a forward pass", (held.gate / "entered-rmbg").exists)
     ballast = fill(disk)
-    os.truncate(ballast, ballast.stat().st_size - 1_200_000)  # one picture, not two
-    uri_free = held.stack.post(
-        json={"id": 1, "output": {"front": _data_uri(noise(61))}, "options": {"models": ["birefnet"]}}
-    )
-    body = uri_free.json()
-    assert (uri_free.status_code, body["code"]) == (500, "output_not_written"), body
+    os.truncate(ballast, ballast.stat().st_size - 400_000)  # half a picture
+    with FlakyServer() as remote:
+        remote.plan("GET", "/61.png", Answer(body=noise(61)))
+        reply = held.stack.post(
+            json={"id": 1, "output": {"front": f"{remote.url}/61.png"}, "options": {"models": ["birefnet"]}}
+        )
+    body = reply.json()
+    assert (reply.status_code, body["code"]) == (500, "output_not_written"), body
     assert "front.prepared could not be written: the disk is full" in body["detail"]
     assert not list((disk / "outputs").rglob("*.part"))
     requests.delete(f"{held.stack.url}/jobs/{body['job_id']}", timeout=10)
+    os.truncate(ballast, ballast.stat().st_size - 800_000)  # one picture, not two
     held.release("rmbg")
     job = held.end(job_id)
     assert codes(job) == {"front_rmbg": "output_not_written"}
     assert "rmbg_print.png could not be written" in str((job.cells["front_rmbg"].error or {})["detail"])
     wait_for("its cutout to go too", lambda: not list((disk / "outputs").glob("design_*")))
-
-
-def _data_uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def test_a_redis_at_its_memory_limit_refuses_new_jobs_and_the_running_ones_end_when_there_is_room(
