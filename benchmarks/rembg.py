@@ -7,7 +7,6 @@ two pictures through two models: one job here, four requests there. rembg cleans
 default.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.report import arguments_of, table, write_json
-from benchmarks.system import ROOT, CpuMeter, Jobs, form
+from benchmarks.system import ROOT, CpuMeter, Jobs
 from shared.local.redis_server import free_port
 from shared.local.stack import LocalStack
 from worker.images import decode
@@ -37,7 +36,6 @@ from worker.nets import CONFIGS, load_checkpoint
 
 #: What rembg calls the model whose place ours takes, and the size of its input.
 _MODEL, _INPUT_SIZE = "birefnet-general", 1024
-_STARTER = ROOT / "models" / "starter"
 _START_S = 60
 
 
@@ -46,9 +44,9 @@ class _At1024(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        config = json.loads((_STARTER / "config.json").read_text())
-        self._network = load_checkpoint(_STARTER / "rmbg.safetensors", CONFIGS[config["config"]])
-        self._size = (config["input_size"],) * 2
+        config = CONFIGS["starter"]
+        self._network = load_checkpoint(ROOT / "models" / "starter" / "rmbg.safetensors", config)
+        self._size = (config.input_size,) * 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, 3, 1024, 1024), normalised -> (1, 1, S, S) logits."""
@@ -116,8 +114,8 @@ class Ours:
         self._stack, self._meter = stack, CpuMeter(stack)
 
     def job(self, sides: dict[str, bytes]) -> dict[str, Any]:
-        kind = {"Content-Type": "multipart/form-data; boundary=benchmark"}
-        reply = requests.post(f"{self._stack.base_url}/process", data=form("rembg", sides), headers=kind, timeout=300)
+        files = {side: (f"{side}.png", data) for side, data in sides.items()}
+        reply = requests.post(f"{self._stack.base_url}/process", data={"id": "rembg"}, files=files, timeout=300)
         reply.raise_for_status()
         result: dict[str, Any] = reply.json()
         return result

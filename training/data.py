@@ -6,6 +6,7 @@ because the design was drawn before it was laid on its background.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from training.assets import CACHE
 from training.backgrounds import GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
@@ -209,24 +209,22 @@ def normalised(image: Bytes, size: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(((squashed - MEAN) / STD).transpose(2, 0, 1), np.float32)
 
 
-class Pairs(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless training pairs: ((3, S, S) float32 normalised picture, (1, S, S) float32 alpha 0..1)."""
+def training_pairs(
+    assets: Assets, seed: int, size: int, start: int = 0, step: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless pairs: (3, S, S) float32 normalised picture, (1, S, S) float32 alpha 0..1.
 
-    def __init__(self, assets: Assets, seed: int, size: int, start: int = 0) -> None:
-        """Begin at sample `start`, so that a resumed run does not see the same pictures again."""
-        self.assets, self.seed, self.size, self.start = assets, seed, size, start
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        worker = torch.utils.data.get_worker_info()
-        index, step = (self.start, 1) if worker is None else (self.start + worker.id, worker.num_workers)
-        while True:
-            pair = sample(self.assets, self.seed, index, self.size)
-            target = cv2.resize(pair.alpha, (self.size, self.size), interpolation=cv2.INTER_AREA)
-            yield (
-                torch.from_numpy(normalised(pair.image, self.size)),
-                torch.from_numpy(target[None].astype(np.float32) / 255),
-            )
-            index += step
+    Args:
+        start: number of the first sample, so that a resumed run does not see the same pictures again.
+        step: how many samples lie between two of these; as many processes can share a seed.
+    """
+    for index in itertools.count(start, step):
+        pair = sample(assets, seed, index, size)
+        target = cv2.resize(pair.alpha, (size, size), interpolation=cv2.INTER_AREA)
+        yield (
+            torch.from_numpy(normalised(pair.image, size)),
+            torch.from_numpy(target[None].astype(np.float32) / 255),
+        )
 
 
-__all__ = ["Assets", "Pairs", "Sample", "drawn_assets", "load_assets", "normalised", "sample"]
+__all__ = ["Assets", "Sample", "drawn_assets", "load_assets", "normalised", "sample", "training_pairs"]

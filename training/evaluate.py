@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ from PIL import Image
 from torch import nn
 
 from training.data import Sample, load_assets, normalised, sample
+from training.heldout import SMALL_SET, read_test_set
 from training.measures import Scores, score
 from training.pictures import Method, kinds_sheet, worst_sheet
 from training.rivals import RIVALS
+from training.split import VALIDATION
 from worker.nets import CONFIGS
 from worker.nets.fast import prepare_for_inference
 from worker.nets.weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 STARTER = ROOT / "models" / "starter"
-HELD_OUT_SET = ROOT / "tests" / "data" / "heldout"
 ROLES = ("rmbg", "birefnet")
 
 #: One line of the table: measure, heading.
@@ -49,7 +51,7 @@ def predict(model: nn.Module, image: NDArray[np.uint8], size: int) -> NDArray[np
     return np.asarray(logits.sigmoid()[0, 0].numpy(), np.float32)
 
 
-def stored_pairs(folder: Path = HELD_OUT_SET) -> list[Sample]:
+def stored_pairs(folder: Path = SMALL_SET) -> list[Sample]:
     """The pairs of a folder: NN_GROUND.jpg or .png beside NN_GROUND_alpha.png; their kind of art is not told."""
     pairs = []
     for path in sorted(folder.glob("*_alpha.png")):
@@ -79,15 +81,19 @@ def evaluate(model: nn.Module, pairs: Iterable[Sample], size: int) -> Scores:
     return Scores.mean(measured(lambda image: predict(model, image, size), pairs))
 
 
+@cache
+def validation_pairs(count: int, size: int) -> list[Sample]:
+    """The first pictures of the validation split, drawn once; `size` is about the root of a picture's area, pixels."""
+    assets = load_assets(VALIDATION)
+    return [sample(assets, 7, index, size) for index in range(count)]
+
+
 def chosen_pairs(name: str, count: int) -> list[Sample]:
     """The pairs of a set: "test" (tests/data/designs), "heldout" (the tests' small set) or "validation" (drawn)."""
     if name == "validation":
-        assets = load_assets("validation")
-        return [sample(assets, 7, index, 560) for index in range(count)]
+        return validation_pairs(count, 560)
     if name == "heldout":
         return stored_pairs()
-    from training.heldout import read_test_set  # it draws with what this module measures
-
     return [pair for _, pair in read_test_set()]
 
 

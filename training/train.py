@@ -24,21 +24,21 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from training.assets import CACHE
-from training.data import Assets, load_assets, normalised, sample
-from training.evaluate import STARTER
+from training.data import Assets, load_assets, training_pairs
+from training.evaluate import STARTER, evaluate, validation_pairs
 from training.losses import RECIPES, training_loss
-from training.measures import Scores, score
+from training.measures import Scores
 from training.pretrained import fetch, load_pretrained, published_state
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.efficientnet import ConvNorm, EfficientNet
@@ -225,15 +225,9 @@ class Run:
 
         (B, 3, S, S) float32 normalised pictures and (B, 1, S, S) float32 alphas, 0..1.
         """
-        index, side = self.seen + self.rank, phase.size
+        pairs = training_pairs(assets, SEEDS[self.role], phase.size, self.seen + self.rank, self.ranks)
         while True:
-            images, alphas = [], []
-            for _ in range(phase.batch):
-                pair = sample(assets, SEEDS[self.role], index, side)
-                images.append(torch.from_numpy(normalised(pair.image, side)))
-                alpha = cv2.resize(pair.alpha, (side, side), interpolation=cv2.INTER_AREA)
-                alphas.append(torch.from_numpy(alpha[None].astype(np.float32) / 255))
-                index += self.ranks
+            images, alphas = zip(*islice(pairs, phase.batch), strict=True)
             yield torch.stack(images), torch.stack(alphas)
 
     def _one_step(self, image: Tensor, alpha: Tensor, began: float) -> dict[str, float]:
@@ -293,14 +287,7 @@ class Run:
 
 def check(model: BiRefNet, count: int = 24, size: int = 384) -> Scores:
     """Scores on a few pictures of the validation split; a progress meter, not the measure that counts."""
-    assets = load_assets("validation")
-    found = []
-    with torch.inference_mode():
-        for index in range(count):
-            pair = sample(assets, 7, index, size)
-            logits = model(torch.from_numpy(normalised(pair.image, size))[None])
-            found.append(score(logits.sigmoid()[0, 0].numpy(), pair.alpha))
-    return Scores.mean(found)
+    return evaluate(model, validation_pairs(count, size), size)
 
 
 def train_role(role: str, minutes: float, init: Path | None, folder: Path, processes: int) -> Path:

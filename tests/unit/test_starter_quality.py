@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from training.evaluate import HELD_OUT_SET, ROLES, STARTER, evaluate, stored_pairs
+from training.evaluate import ROLES, STARTER, evaluate, stored_pairs
+from training.heldout import SMALL_SET
 from worker.nets import CONFIGS
 from worker.nets.weights import load_checkpoint
 
@@ -28,7 +29,7 @@ def test_the_held_out_set_is_complete_and_small() -> None:
     assert len(pairs) == 48
     for pair in pairs:
         assert pair.image.shape[:2] == pair.alpha.shape
-    assert sum(path.stat().st_size for path in HELD_OUT_SET.iterdir()) < 2_500_000
+    assert sum(path.stat().st_size for path in SMALL_SET.iterdir()) < 2_500_000
 
 
 @pytest.mark.parametrize("role", ROLES)

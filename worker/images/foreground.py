@@ -51,12 +51,14 @@ class ArrayLibrary:
         zeros: a shape and an array to be like -> zeros of that shape.
         vector: a one-dimensional NumPy array and an array to be like -> the same numbers there.
         multiply: two arrays, and `out` for their product.
+        clip: an array, a smallest and a largest value, and `out`.
     """
 
     stretch: Callable[[Array, int], Array]
     zeros: Callable[[tuple[int, ...], Array], Array]
     vector: Callable[[Array, Array], Array]
     multiply: Callable[..., Array]
+    clip: Callable[..., Array]
 
 
 def _stretch_numpy(x: Array, width: int) -> Array:
@@ -74,12 +76,14 @@ NUMPY = ArrayLibrary(
     zeros=lambda shape, _: np.zeros(shape, np.float32),
     vector=lambda x, _: x,
     multiply=np.multiply,
+    clip=np.ndarray.clip,
 )
 TORCH = ArrayLibrary(
     stretch=_stretch_torch,
     zeros=lambda shape, like: torch.zeros(shape, device=like.device),
     vector=lambda x, like: torch.from_numpy(x).to(like.device),
     multiply=torch.mul,
+    clip=torch.clamp,
 )
 
 
@@ -206,7 +210,7 @@ def _relax(level: Array, both: Array, iterations: int) -> Array:
         sums -= now
         change += sums
         now += change
-        now.clip(0, 1, out=now) if lib is NUMPY else now.clamp_(0, 1)
+        lib.clip(now, 0, 1, out=now)
     return now
 
 

@@ -145,9 +145,14 @@ class DetailHead(nn.Module):
     Four logits per position are the four pixels it stands for, so that an edge can fall between any two pixels.
     """
 
-    def __init__(self, in_channels: int, width: int) -> None:
+    def __init__(self, inputs: tuple[int, ...], width: int) -> None:
+        """
+        Args:
+            inputs: channels of the maps.
+        """
         super().__init__()
-        self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.inputs = inputs
+        self.conv_in = nn.Conv2d(sum(inputs), width, 3, padding=1, bias=False)
         self.bn_in = nn.BatchNorm2d(width)
         self.conv_mid = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn_mid = nn.BatchNorm2d(width)
@@ -181,7 +186,7 @@ class Decoder(nn.Module):
         c1, c2, c3, c4 = config.lateral_widths  # shallow to deep
         patch = config.backbone.patch_size
         width = config.patch_width
-        self._patches = image_to_patches if config.patches == "tiles" else image_to_pixels
+        self.cut = image_to_patches if config.patches == "tiles" else image_to_pixels
         # Tiles per side at each stage: the picture's side over the feature's side.
         tiles = {5: 8 * patch, 4: 4 * patch, 3: 2 * patch, 2: patch, 1: 1}
         stages = {5: c4 // 8, 4: c4 // 8, 3: c3 // 8, 2: c2 // 8, 1: c1 // 8}
@@ -198,8 +203,8 @@ class Decoder(nn.Module):
         self.detail: DetailHead | None = None
         if config.detail_width:
             assert isinstance(config.backbone, EfficientNetConfig)
-            fine = c1 // 2 + config.backbone.fine_width + 4 * config.picture_channels
-            self.detail = DetailHead(fine, config.detail_width)
+            inputs = (c1 // 2, config.backbone.fine_width, 4 * config.picture_channels)
+            self.detail = DetailHead(inputs, config.detail_width)
         else:
             self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, 1))
 
@@ -243,7 +248,7 @@ class Decoder(nn.Module):
         return self.conv_out1(p)
 
     def _with_patches(self, stage: int, image: Tensor, x: Tensor) -> Tensor:
-        patches = self._patches(image, x.shape[2:])
+        patches = self.cut(image, x.shape[2:])
         return torch.cat((x, self.get_submodule(f"ipt_blk{stage}")(patches)), dim=1)
 
     def _join(self, stage: int, p: Tensor, lateral: Tensor, aux: AuxOutputs | None) -> Tensor:

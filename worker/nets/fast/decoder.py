@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.nets.config import BiRefNetConfig, EfficientNetConfig
 from worker.nets.decoder import (
     Decoder,
     DecoderBlock,
@@ -28,7 +27,6 @@ from worker.nets.decoder import (
     DetailHead,
     LateralBlock,
     PatchBlock,
-    image_to_patches,
     image_to_pixels,
 )
 from worker.nets.fast.deform import FastASPP
@@ -49,6 +47,26 @@ class _Patches(nn.Module):
         return self.conv_out(self.conv1(as_nhwc(self._cut(image, size))))
 
 
+class _Beside(nn.Module):
+    """A convolution over maps that stand side by side, batch norm folded: (B, H, W, C_i) -> (B, H, W, out)."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module, inputs: tuple[int, ...]) -> None:
+        """
+        Args:
+            inputs: channels of the maps.
+        """
+        super().__init__()
+        weight, bias = fold_batch_norm(norm, conv.weight, conv.bias)
+        parts = torch.split(weight, list(inputs), dim=1)
+        self.parts = nn.ModuleList(Conv(part, None if i else bias, like=conv.weight) for i, part in enumerate(parts))
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        x: Tensor = self.parts[0](maps[0])
+        for conv, more in zip(list(self.parts)[1:], maps[1:], strict=True):
+            x += conv(more)
+        return x
+
+
 class FastBlock(nn.Module):
     """DecoderBlock for inference, over one or two maps that stand side by side: (B, H, W, C_i) -> (B, H, W, out)."""
 
@@ -59,21 +77,15 @@ class FastBlock(nn.Module):
             out: takes the place of the last convolution and its batch norm.
         """
         super().__init__()
-        like = plain.conv_in.weight
-        weight, bias = fold_batch_norm(plain.bn_in, plain.conv_in.weight, plain.conv_in.bias)
-        parts = torch.split(weight, list(inputs), dim=1)
-        self.conv_in = nn.ModuleList(Conv(part, None if i else bias, like=like) for i, part in enumerate(parts))
+        self.conv_in = _Beside(plain.conv_in, plain.bn_in, inputs)
         self.aspp = FastASPP(plain.dec_att) if isinstance(plain.dec_att, DeformableASPP) else None
         if out is None:
             weight, bias = fold_batch_norm(plain.bn_out, plain.conv_out.weight, plain.conv_out.bias)
-            out = Conv(weight, bias, like=like)
+            out = Conv(weight, bias, like=plain.conv_in.weight)
         self.conv_out = out
 
     def forward(self, *maps: Tensor) -> Tensor:
-        x = self.conv_in[0](maps[0])
-        for conv, more in zip(list(self.conv_in)[1:], maps[1:], strict=True):
-            x += conv(more)
-        x = x.relu_()
+        x = self.conv_in(*maps).relu_()
         return self.conv_out(x if self.aspp is None else self.aspp(x))
 
 
@@ -135,39 +147,29 @@ class _Pictures(nn.Module):
 class FastDetail(nn.Module):
     """DetailHead for inference, over maps that stand side by side: (B, h, w, C_i) -> (B, 1, 2h, 2w) logits."""
 
-    def __init__(self, plain: DetailHead, inputs: tuple[int, ...]) -> None:
-        """
-        Args:
-            inputs: channels of the maps.
-        """
+    def __init__(self, plain: DetailHead) -> None:
         super().__init__()
         like = plain.conv_in.weight
-        weight, bias = fold_batch_norm(plain.bn_in, like, None)
-        parts = torch.split(weight, list(inputs), dim=1)
-        self.conv_in = nn.ModuleList(Conv(part, None if i else bias, like=like) for i, part in enumerate(parts))
+        self.conv_in = _Beside(plain.conv_in, plain.bn_in, plain.inputs)
         self.conv_mid = Conv(*fold_batch_norm(plain.bn_mid, plain.conv_mid.weight, None), relu=True, like=like)
         self.conv_out = Conv(plain.conv_out.weight, plain.conv_out.bias, like=like)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        x = self.conv_in[0](maps[0])
-        for conv, more in zip(list(self.conv_in)[1:], maps[1:], strict=True):
-            x += conv(more)
-        return F.pixel_shuffle(as_nchw(self.conv_out(self.conv_mid(x.relu_()))), 2)
+        return F.pixel_shuffle(as_nchw(self.conv_out(self.conv_mid(self.conv_in(*maps).relu_()))), 2)
 
 
 class FastDecoder(nn.Module):
     """Encoder maps and the picture become logits: see `forward`."""
 
-    def __init__(self, plain: Decoder, config: BiRefNetConfig) -> None:
+    def __init__(self, plain: Decoder, lateral_widths: tuple[int, int, int, int]) -> None:
         super().__init__()
-        c1, c2, c3, c4 = config.lateral_widths
-        cut = image_to_patches if config.patches == "tiles" else image_to_pixels
+        c1, c2, c3, c4 = lateral_widths
 
         def published(name: str) -> nn.Module:
             return plain.get_submodule(name)
 
         self.patches = nn.ModuleDict(
-            {str(stage): _Patches(cast(PatchBlock, published(f"ipt_blk{stage}")), cut) for stage in (5, 4, 3, 2)}
+            {str(stage): _Patches(cast(PatchBlock, published(f"ipt_blk{stage}")), plain.cut) for stage in (5, 4, 3, 2)}
         )
         self.joins = nn.ModuleDict(
             {
@@ -189,10 +191,8 @@ class FastDecoder(nn.Module):
         last, inputs = plain.decoder_block1, (c1, c2 // 8)
         self.detail: FastDetail | None = None
         if plain.detail is not None:
-            assert isinstance(config.backbone, EfficientNetConfig)
             self.blocks["1"] = FastBlock(last, inputs)
-            fine = (c1 // 2, config.backbone.fine_width, 4 * config.picture_channels)
-            self.detail = FastDetail(plain.detail, fine)
+            self.detail = FastDetail(plain.detail)
             return
         output = cast(nn.Conv2d, plain.conv_out1[0])
         from_map, from_picture = output.weight[:, :, 0, 0].tensor_split((c1 // 2,), dim=1)

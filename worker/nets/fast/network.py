@@ -28,7 +28,7 @@ class FastBiRefNet(nn.Module):
         squeeze = plain.squeeze_module[0]
         assert isinstance(squeeze, DecoderBlock)
         self.squeeze = FastBlock(squeeze, (sum(self.config.lateral_widths),))
-        self.decoder = FastDecoder(plain.decoder, self.config)
+        self.decoder = FastDecoder(plain.decoder, self.config.lateral_widths)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.config.check_size(x.shape)
