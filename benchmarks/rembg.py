@@ -59,9 +59,11 @@ def export(path: Path) -> None:
     example = torch.zeros(1, 3, _INPUT_SIZE, _INPUT_SIZE)
     path.parent.mkdir(parents=True)
     with warnings.catch_warnings(), torch.inference_mode():
-        # The exporter by tracing is the one that needs nothing but `onnx`; shapes are fixed, as it warns they would be.
+        # The exporter by tracing takes shapes for tensors, which the network computes with.
         warnings.simplefilter("ignore")
-        torch.onnx.export(_At1024().eval(), (example,), str(path), dynamo=False, opset_version=17)
+        torch.onnx.export(
+            _At1024().eval(), (example,), str(path), dynamo=True, external_data=False, optimize=False, verbose=False
+        )
 
 
 class Rembg:
