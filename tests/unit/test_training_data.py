@@ -9,7 +9,7 @@ import pytest
 from training.backgrounds import GROUNDS, Floats
 from training.camera import tilted
 from training.contrast import legibility, without_invisible
-from training.data import composed, drawn_assets, load_assets, put_together, sample
+from training.data import composed, drawn_assets, load_assets, put_together, recoloured, sample
 from training.heldout import EXTRA, GROUND_QUOTA, TEST_SET, read_test_set, wanted
 from training.kinds import KINDS
 from training.mockups import Stage
@@ -208,3 +208,12 @@ class TestSets:
             assert max(pair.alpha.shape) <= 800
             assert 0.004 < (pair.alpha > 76).mean() < 0.95, name
         assert sum(path.stat().st_size for path in TEST_SET.iterdir()) < SIZE_LIMIT_BYTES
+
+
+def test_a_recoloured_photo_is_another_picture_of_the_same_scene() -> None:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (40, 60, 3), np.uint8)
+    others = [recoloured(photo, number) for number in range(6)]
+    assert len({other.tobytes() for other in others}) == 6
+    assert all(sorted(other.shape[:2]) == [40, 60] and other.dtype == np.uint8 for other in others)
+    np.testing.assert_array_equal(others[0], recoloured(photo, 0))

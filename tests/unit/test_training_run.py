@@ -26,7 +26,7 @@ def steps(run: Run, count: int) -> list[float]:
     supply = run._batches(drawn_assets(), train.SCHEDULES["rmbg"][0])
     losses = []
     for _ in range(count):
-        losses.append(run._one_step(*next(supply), 0.0)["loss"])
+        losses.append(float(run._one_step(*next(supply), 0.0)["loss"]))
         run.seen += 2
     return losses
 

@@ -1,0 +1,115 @@
+"""Training on a card, as far as a processor shows it: the supply of pictures, the sampler, grown weights, a short run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.card import deform_conv2d_on_grid, grown, learn, train
+from training.data import drawn_assets
+from training.supply import Reservoir, Supply, squashed
+from training.train import CONFIG, Phase, Run
+from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
+from worker.nets.deform_conv import deform_conv2d
+
+
+def test_what_processes_draw_is_the_seed_s_samples() -> None:
+    assets = drawn_assets()
+    supply = Supply(assets, 5, 48, 64, processes=2, places=4)
+    try:
+        found = [picture.copy() for picture, _ in zip(supply.taken(at_least=6), range(6), strict=False)]
+        expected = [squashed(assets, 5, index, 48) for index in range(12)]
+        assert all(any(np.array_equal(picture, other) for other in expected) for picture in found)
+        assert len({picture.tobytes() for picture in found}) == 6
+        supply.resize(64)
+        assert next(supply.taken(at_least=1)).shape == (64, 64, 4)
+    finally:
+        supply.close()
+
+
+def test_processes_that_have_died_are_an_error_and_no_endless_wait() -> None:
+    supply = Supply(drawn_assets(), 5, 48, 48, processes=1, places=2)
+    supply.close()
+    with pytest.raises(RuntimeError, match="have ended"):
+        list(supply.taken(at_least=5))
+
+
+def test_a_batch_takes_new_pictures_first_and_then_seen_ones_again() -> None:
+    store = Reservoir(4, 8, torch.device("cpu"))
+    for level in range(3):
+        store.add(np.full((8, 8, 4), 40 * (level + 1), np.uint8))
+    seen = [round(float(alpha.mean()) * 255) for alpha in store.batch(2)[1]]
+    assert seen == [40, 80]
+    again = [round(float(alpha.mean()) * 255) for alpha in store.batch(4)[1]]
+    assert again[0] == 120
+    assert set(again[1:]) <= {40, 80, 120}
+    for level in range(3, 7):
+        store.add(np.full((8, 8, 4), 20 + level, np.uint8))
+    assert sorted(round(float(alpha.mean()) * 255) for alpha in store.batch(4)[1]) == [23, 24, 25, 26]
+
+
+def test_a_mirrored_picture_keeps_its_alpha_beside_it() -> None:
+    store = Reservoir(1, 16, torch.device("cpu"))
+    picture = np.zeros((16, 16, 4), np.uint8)
+    picture[:, :5] = 255
+    store.add(picture)
+    image, alpha = store.batch(16)
+    inside = (image.mean(dim=1, keepdim=True) > 0).float()
+    torch.testing.assert_close(inside, alpha)
+    assert 0 < float(alpha[:, 0, 0, 0].mean()) < 1  # some are mirrored, some are not
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_the_sampler_gives_the_values_and_gradients_of_the_plain_convolution(kernel: int) -> None:
+    generator = torch.Generator().manual_seed(kernel)
+    x = torch.randn(2, 5, 9, 12, generator=generator)
+    offset = 3 * torch.randn(2, 2 * kernel**2, 9, 12, generator=generator)
+    mask = torch.rand(2, kernel**2, 9, 12, generator=generator)
+    weight = torch.randn(4, 5, kernel, kernel, generator=generator)
+    results = []
+    for convolve in (deform_conv2d, deform_conv2d_on_grid):
+        leaves = [value.clone().requires_grad_() for value in (x, offset, mask, weight)]
+        y = convolve(*leaves)
+        (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()  # type: ignore[no-untyped-call]
+        results.append([y, *(leaf.grad for leaf in leaves)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_weights_of_a_narrower_network_are_taken_over(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    old = BiRefNet(CONFIGS[CONFIG]).state_dict()
+    narrow = {**old, "decoder.detail.conv_mid.weight": old["decoder.detail.conv_mid.weight"][:8, :8].contiguous()}
+    from safetensors.torch import save_file
+
+    save_file(narrow, tmp_path / "narrow.safetensors")
+    state = load_checkpoint(grown(tmp_path / "narrow.safetensors", tmp_path), CONFIGS[CONFIG]).state_dict()
+    torch.testing.assert_close(state["bb.stem.conv.weight"], old["bb.stem.conv.weight"])
+    wide = state["decoder.detail.conv_mid.weight"]
+    torch.testing.assert_close(wide[:8, :8], old["decoder.detail.conv_mid.weight"][:8, :8])
+    assert 0 < float(wide[8:].std()) < float(old["decoder.detail.conv_mid.weight"].std())
+
+
+def test_a_short_run_trains_a_base_and_both_roles_on_one_supply(tmp_path: Path) -> None:
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    tiny = (Phase(0.5, 64, 2), Phase(1.0, 96, 2))
+    found = train(drawn_assets(), torch.device("cpu"), 0.05, tmp_path / "init.safetensors", tmp_path, 1, tiny, tiny, 8)
+    states = {role: load_checkpoint(path, CONFIGS[CONFIG]).state_dict() for role, path in found.items()}
+    base = load_checkpoint(tmp_path / "base" / "ema.safetensors", CONFIGS[CONFIG]).state_dict()
+    key = "decoder.detail.conv_mid.weight"
+    assert len({state[key].numpy().tobytes() for state in (base, *states.values())}) == 3
+    assert deform_conv2d.__name__ == "deform_conv2d"
+
+
+def test_both_roles_learn_from_the_same_batches(tmp_path: Path) -> None:
+    device = torch.device("cpu")
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    runs = [Run(role, 1, tmp_path / "init.safetensors", tmp_path / role, device) for role in ("rmbg", "birefnet")]
+    supply = Supply(drawn_assets(), 5, 64, 64, processes=1, places=4)
+    ticks = iter(range(100))
+    try:
+        learn(runs, supply, (Phase(1.0, 64, 2),), 3, {}, kept=4, clock=lambda: float(next(ticks)))
+    finally:
+        supply.close()
+    assert [(run.step, run.seen) for run in runs] == [(2, 4), (2, 4)]

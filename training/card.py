@@ -1,0 +1,195 @@
+"""Train the starter weights on a CUDA card: a base, then both roles side by side on the same pictures.
+
+    python -m training.card --minutes 8 --init models/starter/rmbg.safetensors --publish
+
+Where training/train.py makes the most of a few processor cores, this makes the most of a card: every core draws
+pictures (supply.py), the card never waits for them and sees each a few times, the whole network learns, batches are
+large. The length is a budget of seconds. The same networks, losses, seeds and folders as train.py; a run that was cut
+off goes on from the last finished part (base, then roles).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training.data import Assets, drawn_assets, load_assets
+from training.supply import Reservoir, Supply
+from training.train import CONFIG, RUNS, Phase, Run, publish
+from worker.nets import CONFIGS, BiRefNet, deform_conv
+from worker.nets.weights import save_checkpoint
+
+#: Shares of the part's time, picture sizes, pictures per step.
+BASE = (Phase(0.25, 384, 48), Phase(0.6, 512, 32), Phase(1.0, 640, 24))
+ROLES = (Phase(1.0, 640, 24),)
+#: Share of the whole time that the base has.
+BASE_SHARE = 0.68
+#: Far from the seeds of train.py.
+SEED = 404
+#: Pictures that the card remembers.
+KEPT = 8000
+LOG_EVERY_S = 10.0
+#: How long before the end of a phase the supply turns to the next one's size.
+LEAD_S = 10.0
+
+
+def deform_conv2d_on_grid(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """`worker.nets.deform_conv.deform_conv2d` by PyTorch's own sampler, whose backward pass a card does at once.
+
+    The same shapes and values: the sampler too takes corners outside the map for zeros.
+    """
+    batch, channels, height, width = x.shape
+    taps = weight.shape[2] * weight.shape[3]
+    kernel = weight.shape[3]
+    device = x.device
+    tap = torch.arange(taps, device=device)
+    row = torch.arange(height, device=device).view(1, -1, 1) + (tap // kernel - kernel // 2).view(-1, 1, 1)
+    column = torch.arange(width, device=device).view(1, 1, -1) + (tap % kernel - kernel // 2).view(-1, 1, 1)
+    moved = offset.float().view(batch, taps, 2, height, width)
+    y, x_at = row + moved[:, :, 0], column + moved[:, :, 1]
+    grid = torch.stack((2 * x_at / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
+    sampled = F.grid_sample(x.float(), grid.view(batch, taps * height, width, 2), align_corners=True)
+    sampled = sampled.view(batch, channels, taps, height * width) * mask.float().view(batch, 1, taps, -1)
+    columns = sampled.reshape(batch, channels * taps, height * width).to(x.dtype)
+    return (weight.reshape(weight.shape[0], -1).to(x.dtype) @ columns).view(batch, -1, height, width)
+
+
+def grown(init: Path, folder: Path) -> Path:
+    """A checkpoint of today's network from one of another width: what both have is taken over, the rest begins small.
+
+    Returns:
+        The new checkpoint's path, in the folder.
+    """
+    torch.manual_seed(SEED)
+    model = BiRefNet(CONFIGS[CONFIG])
+    state, found = model.state_dict(), load_file(init)
+    for key, value in state.items():
+        old = found.get(key)
+        if old is None or old.ndim != value.ndim:
+            continue
+        overlap = tuple(slice(0, min(a, b)) for a, b in zip(value.shape, old.shape, strict=True))
+        if value.shape != old.shape and value.is_floating_point() and value.ndim > 1:
+            value.mul_(0.3)
+        value[overlap] = old[overlap].to(value.dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "init.safetensors"
+    save_checkpoint(model, path, dtype=torch.float32)
+    return path
+
+
+def learn(
+    runs: Sequence[Run], supply: Supply, phases: Sequence[Phase], seconds: float, stores: dict[int, Reservoir],
+    kept: int = KEPT, clock: Callable[[], float] = time.perf_counter,
+) -> None:  # fmt: skip
+    """Train networks on the same batches until the time is used, and save them.
+
+    Args:
+        stores: the pictures that the device has, by size; the last phase's stay there for the next call.
+    """
+    for run in runs:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.budget_s = seconds
+    began, last_log = clock(), 0.0
+    with ExitStack() as files:
+        curves = [files.enter_context((run.folder / "curve.jsonl").open("a")) for run in runs]
+        for number, phase in enumerate(phases):
+            coming = phases[min(number + 1, len(phases) - 1)].size
+            end = phase.until * seconds
+            while (used := clock() - began) < end:
+                # The last pictures drawn in a phase are of the next one's size, so that it has some to begin with.
+                needed = 2 * phase.batch - (stores[phase.size].count if phase.size in stores else 0)
+                wanted = phase.size if needed > 0 or used < end - LEAD_S else coming
+                supply.resize(wanted)
+                if wanted not in stores:
+                    stores[wanted] = Reservoir(kept, wanted, runs[0].device, SEED)
+                for picture in supply.taken(at_least=max(0, needed)):
+                    stores[wanted].add(picture)
+                image, alpha = stores[phase.size].batch(phase.batch)
+                logged = used - last_log >= LOG_EVERY_S
+                for run, curve in zip(runs, curves, strict=True):
+                    run.used_s = used
+                    parts = run.find_gradients(image, alpha)
+                    run.follow_gradients()
+                    run.seen += phase.batch
+                    if logged:
+                        run.log(curve, {"role": run.role, "size": phase.size, "drawn": supply.drawn}, parts)
+                if logged:
+                    last_log = used
+            if coming != phase.size:
+                stores.pop(phase.size, None)
+    for run in runs:
+        run.used_s = seconds
+        run.save()
+
+
+def train(
+    assets: Assets, device: torch.device, minutes: float, init: Path | None, folder: Path, processes: int,
+    base: Sequence[Phase] = BASE, roles: Sequence[Phase] = ROLES, kept: int = KEPT,
+) -> dict[str, Path]:  # fmt: skip
+    """Train the base and both roles.
+
+    Returns:
+        Checkpoints of the averaged weights by role.
+    """
+    largest = max(phase.size for phase in (*base, *roles))
+    supply = Supply(assets, SEED, base[0].size, largest, processes)
+    stores: dict[int, Reservoir] = {}
+    plain, deform_conv.deform_conv2d = deform_conv.deform_conv2d, deform_conv2d_on_grid
+    try:
+        finished = folder / "base" / "ema.safetensors"
+        if not finished.exists():
+            start = None if init is None else grown(init, folder / "base")
+            run = Run("base", minutes, start, folder / "base", device)
+            learn([run], supply, base, 60 * minutes * BASE_SHARE, stores, kept)
+        both = [Run(role, minutes, finished, folder / role, device) for role in ("rmbg", "birefnet")]
+        learn(both, supply, roles, 60 * minutes * (1 - BASE_SHARE), stores, kept)
+    finally:
+        deform_conv.deform_conv2d = plain
+        supply.close()
+    return {role: folder / role / "ema.safetensors" for role in ("rmbg", "birefnet")}
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.card", description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for everything")
+    parser.add_argument(
+        "--init", type=Path, help="checkpoint to start from (default: ImageNet weights for the backbone)"
+    )
+    parser.add_argument("--runs", type=Path, default=RUNS / "card", help="folder of the run")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw pictures")
+    parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
+    parser.add_argument("--rehearse", action="store_true", help="tiny pictures of simple shapes on the CPU")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    if options.rehearse:
+        tiny = (Phase(1.0, 64, 2),)
+        train(drawn_assets(), torch.device("cpu"), options.minutes, options.init, options.runs, 1, tiny, tiny, 64)
+        return 0
+    assets = load_assets("train")
+    if not torch.cuda.is_available():
+        print("No CUDA device is visible to torch; python -m training.train trains on the CPU.", file=sys.stderr)
+        return 2
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    found = train(assets, torch.device("cuda"), options.minutes, options.init, options.runs, options.processes)
+    if options.publish:
+        for role, checkpoint in found.items():
+            publish(checkpoint, role)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
