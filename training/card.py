@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -30,18 +32,28 @@ from training.train import CONFIG, RUNS, Phase, Run, publish
 from worker.nets import CONFIGS, BiRefNet, deform_conv
 from worker.nets.weights import save_checkpoint
 
-#: Shares of the part's time, picture sizes, pictures per step.
-BASE = (Phase(0.25, 384, 48), Phase(0.6, 512, 32), Phase(1.0, 640, 24))
-ROLES = (Phase(1.0, 640, 24),)
+
+@dataclass(frozen=True)
+class CardPhase(Phase):
+    """A part of a run on a card; small pictures are made from larger ones, which the next part can go on with."""
+
+    #: Side of the pictures as they are drawn, pixels; at least `size`.
+    drawn: int
+
+
+BASE = (CardPhase(0.2, 384, 48, 512), CardPhase(0.55, 512, 32, 512), CardPhase(1.0, 640, 24, 768))
+ROLES = (CardPhase(1.0, 768, 16, 768),)
 #: Share of the whole time that the base has.
 BASE_SHARE = 0.68
 #: Far from the seeds of train.py.
 SEED = 404
-#: Pictures that the card remembers.
-KEPT = 8000
+#: Pictures of one size that the card remembers, and that may lie ready for it.
+KEPT, PLACES = 12_000, 12_000
+#: Pictures that are brought to the card between two steps, at most.
+AT_ONCE = 400
 LOG_EVERY_S = 10.0
 #: How long before the end of a phase the supply turns to the next one's size.
-LEAD_S = 10.0
+LEAD_S = 15.0
 
 
 def deform_conv2d_on_grid(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
@@ -89,7 +101,7 @@ def grown(init: Path, folder: Path) -> Path:
 
 
 def learn(
-    runs: Sequence[Run], supply: Supply, phases: Sequence[Phase], seconds: float, stores: dict[int, Reservoir],
+    runs: Sequence[Run], supply: Supply, phases: Sequence[CardPhase], seconds: float, stores: dict[int, Reservoir],
     kept: int = KEPT, clock: Callable[[], float] = time.perf_counter,
 ) -> None:  # fmt: skip
     """Train networks on the same batches until the time is used, and save them.
@@ -104,18 +116,18 @@ def learn(
     with ExitStack() as files:
         curves = [files.enter_context((run.folder / "curve.jsonl").open("a")) for run in runs]
         for number, phase in enumerate(phases):
-            coming = phases[min(number + 1, len(phases) - 1)].size
+            coming = phases[min(number + 1, len(phases) - 1)].drawn
             end = phase.until * seconds
             while (used := clock() - began) < end:
                 # The last pictures drawn in a phase are of the next one's size, so that it has some to begin with.
-                needed = 2 * phase.batch - (stores[phase.size].count if phase.size in stores else 0)
-                wanted = phase.size if needed > 0 or used < end - LEAD_S else coming
+                needed = 2 * phase.batch - (stores[phase.drawn].count if phase.drawn in stores else 0)
+                wanted = phase.drawn if needed > 0 or used < end - LEAD_S else coming
                 supply.resize(wanted)
                 if wanted not in stores:
                     stores[wanted] = Reservoir(kept, wanted, runs[0].device, SEED)
-                for picture in supply.taken(at_least=max(0, needed)):
+                for picture in islice(supply.taken(at_least=max(0, needed)), max(AT_ONCE, needed)):
                     stores[wanted].add(picture)
-                image, alpha = stores[phase.size].batch(phase.batch)
+                image, alpha = stores[phase.drawn].batch(phase.batch, phase.size)
                 logged = used - last_log >= LOG_EVERY_S
                 for run, curve in zip(runs, curves, strict=True):
                     run.used_s = used
@@ -126,8 +138,8 @@ def learn(
                         run.log(curve, {"role": run.role, "size": phase.size, "drawn": supply.drawn}, parts)
                 if logged:
                     last_log = used
-            if coming != phase.size:
-                stores.pop(phase.size, None)
+            if coming != phase.drawn:
+                stores.pop(phase.drawn, None)
     for run in runs:
         run.used_s = seconds
         run.save()
@@ -135,16 +147,21 @@ def learn(
 
 def train(
     assets: Assets, device: torch.device, minutes: float, init: Path | None, folder: Path, processes: int,
-    base: Sequence[Phase] = BASE, roles: Sequence[Phase] = ROLES, kept: int = KEPT,
+    base: Sequence[CardPhase] = BASE, roles: Sequence[CardPhase] = ROLES, kept: int = KEPT, places: int = PLACES,
+    go: Path | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """Train the base and both roles.
 
+    Args:
+        go: nothing but drawing happens before this file exists.
     Returns:
         Checkpoints of the averaged weights by role.
     """
-    largest = max(phase.size for phase in (*base, *roles))
-    supply = Supply(assets, SEED, base[0].size, largest, processes)
+    largest = max(phase.drawn for phase in (*base, *roles))
+    supply = Supply(assets, SEED, base[0].drawn, largest, processes, places)
     stores: dict[int, Reservoir] = {}
+    while go is not None and not go.exists():
+        time.sleep(0.2)
     plain, deform_conv.deform_conv2d = deform_conv.deform_conv2d, deform_conv2d_on_grid
     try:
         finished = folder / "base" / "ema.safetensors"
@@ -169,22 +186,26 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=Path, default=RUNS / "card", help="folder of the run")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw pictures")
+    parser.add_argument("--go", type=Path, help="only draw pictures until this file exists; the card is left alone")
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     parser.add_argument("--rehearse", action="store_true", help="tiny pictures of simple shapes on the CPU")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     if options.rehearse:
-        tiny = (Phase(1.0, 64, 2),)
-        train(drawn_assets(), torch.device("cpu"), options.minutes, options.init, options.runs, 1, tiny, tiny, 64)
+        tiny = (CardPhase(1.0, 64, 2, 96),)
+        train(drawn_assets(), torch.device("cpu"), options.minutes, options.init, options.runs, 1, tiny, tiny, 64, 64)
         return 0
-    assets = load_assets("train")
-    if not torch.cuda.is_available():
-        print("No CUDA device is visible to torch; python -m training.train trains on the CPU.", file=sys.stderr)
-        return 2
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    found = train(assets, torch.device("cuda"), options.minutes, options.init, options.runs, options.processes)
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other way of asking opens the card, and a fork is to come
+    if not torch.cuda.is_available():
+        print("No CUDA card is here; python -m training.train trains on the CPU.", file=sys.stderr)
+        return 2
+    found = train(
+        load_assets("train"), torch.device("cuda"), options.minutes, options.init, options.runs, options.processes,
+        go=options.go,
+    )  # fmt: skip
     if options.publish:
         for role, checkpoint in found.items():
             publish(checkpoint, role)

@@ -15,17 +15,29 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.backgrounds import GROUNDS
 from training.data import MEAN, STD, Assets, sample
+from training.kinds import KINDS
 
 Bytes = NDArray[np.uint8]
 
 
 def squashed(assets: Assets, seed: int, index: int, size: int) -> Bytes:
-    """Sample number `index` as the network sees it: (S, S, 4) uint8, the picture's RGB and its alpha."""
-    pair = sample(assets, seed, index, size)
+    """Sample number `index` as the network sees it: (S, S, 4) uint8, the picture's RGB and its alpha.
+
+    Half of the samples have any kind of art, a third any kind of ground, all equally likely: the rare ones are the hard
+    ones, and there is time for them here.
+    """
+    rng = np.random.default_rng((seed, index, 1))
+    kind = str(rng.choice(sorted(KINDS))) if rng.random() < 0.5 else None
+    ground = str(rng.choice(sorted(GROUNDS))) if rng.random() < 0.35 else None
+    if ground == "photo" and kind == "photo_cut":
+        ground = None
+    pair = sample(assets, seed, index, size, kind, ground)
     method = cv2.INTER_AREA if max(pair.image.shape[:2]) > size else cv2.INTER_LINEAR
     image = cv2.resize(pair.image, (size, size), interpolation=method)
     return np.dstack((image, cv2.resize(pair.alpha, (size, size), interpolation=cv2.INTER_AREA)))
@@ -85,10 +97,12 @@ class Supply:
                 if not any(process.is_alive() for process in self._processes):
                     raise RuntimeError("the processes that draw training pictures have ended") from None
                 continue
-            if size == self._size.value:
-                found += 1
-                yield self._picture(place, size)
-            self._free.put(place)
+            try:
+                if size == self._size.value:
+                    found += 1
+                    yield self._picture(place, size)
+            finally:
+                self._free.put(place)
 
     def close(self) -> None:
         """End the processes."""
@@ -133,14 +147,20 @@ class Reservoir:
         self.count += 1
         self._unseen = min(self._unseen + 1, len(self.pictures))
 
-    def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, S, S) float32, normalised and varied, and their alphas (B, 1, S, S) float32, 0..1."""
+    def batch(self, count: int, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, S, S) float32, normalised and varied, and their alphas (B, 1, S, S) float32, 0..1.
+
+        Args:
+            size: S, if they shall be smaller than they are kept.
+        """
         kept = min(self.count, len(self.pictures))
         new = min(self._unseen, count)
         places = [(self.count - self._unseen + i) % len(self.pictures) for i in range(new)]
         self._unseen -= new
         places += self._rng.integers(0, kept, count - new).tolist()
         chosen = self.pictures[torch.tensor(places, device=self.pictures.device)].float() / 255
+        if size is not None and size != chosen.shape[2]:
+            chosen = F.interpolate(chosen, size=(size, size), mode="bilinear", antialias=True)
         return self._varied(chosen)
 
     def _varied(self, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Training on a card, as far as a processor shows it: the supply of pictures, the sampler, grown weights, a short run."""
+"""Training on a card, as far as a processor shows it: supply of pictures, sampler, grown weights, a short run."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.card import deform_conv2d_on_grid, grown, learn, train
+from training.card import CardPhase, deform_conv2d_on_grid, grown, learn, train
 from training.data import drawn_assets
 from training.supply import Reservoir, Supply, squashed
-from training.train import CONFIG, Phase, Run
+from training.train import CONFIG, Run
 from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
 from worker.nets.deform_conv import deform_conv2d
 
@@ -22,6 +22,8 @@ def test_what_processes_draw_is_the_seed_s_samples() -> None:
         expected = [squashed(assets, 5, index, 48) for index in range(12)]
         assert all(any(np.array_equal(picture, other) for other in expected) for picture in found)
         assert len({picture.tobytes() for picture in found}) == 6
+        for _ in range(6):  # one at a time: no place is lost
+            next(supply.taken(at_least=1))
         supply.resize(64)
         assert next(supply.taken(at_least=1)).shape == (64, 64, 4)
     finally:
@@ -93,8 +95,10 @@ def test_weights_of_a_narrower_network_are_taken_over(tmp_path: Path) -> None:
 
 def test_a_short_run_trains_a_base_and_both_roles_on_one_supply(tmp_path: Path) -> None:
     save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
-    tiny = (Phase(0.5, 64, 2), Phase(1.0, 96, 2))
-    found = train(drawn_assets(), torch.device("cpu"), 0.05, tmp_path / "init.safetensors", tmp_path, 1, tiny, tiny, 8)
+    tiny = (CardPhase(0.5, 64, 2, 96), CardPhase(0.7, 96, 2, 96), CardPhase(1.0, 96, 2, 128))
+    found = train(
+        drawn_assets(), torch.device("cpu"), 0.05, tmp_path / "init.safetensors", tmp_path, 1, tiny, tiny, 8, 8
+    )
     states = {role: load_checkpoint(path, CONFIGS[CONFIG]).state_dict() for role, path in found.items()}
     base = load_checkpoint(tmp_path / "base" / "ema.safetensors", CONFIGS[CONFIG]).state_dict()
     key = "decoder.detail.conv_mid.weight"
@@ -109,7 +113,7 @@ def test_both_roles_learn_from_the_same_batches(tmp_path: Path) -> None:
     supply = Supply(drawn_assets(), 5, 64, 64, processes=1, places=4)
     ticks = iter(range(100))
     try:
-        learn(runs, supply, (Phase(1.0, 64, 2),), 3, {}, kept=4, clock=lambda: float(next(ticks)))
+        learn(runs, supply, (CardPhase(1.0, 64, 2, 64),), 3, {}, kept=4, clock=lambda: float(next(ticks)))
     finally:
         supply.close()
     assert [(run.step, run.seen) for run in runs] == [(2, 4), (2, 4)]
