@@ -6,11 +6,11 @@ a batch with pictures that it has seen before, each time mirrored and coloured a
 
 from __future__ import annotations
 
-import ctypes
+import mmap
 import multiprocessing as mp
 import queue
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -59,7 +59,8 @@ class Supply:
         context = mp.get_context("fork")
         cv2.setNumThreads(1)  # here: a forked process that changes it can wait for threads that only its parent has
         self._shape = (places, largest, largest, 4)
-        self._memory = context.RawArray(ctypes.c_uint8, places * largest * largest * 4)
+        # Shared by the fork, and only as large as what has been written to it.
+        self._memory = mmap.mmap(-1, places * largest * largest * 4)
         self._size, self._next = context.Value("i", size), context.Value("q", 0)
         self._free: Any = context.Queue()
         self._ready: Any = context.Queue()
@@ -112,7 +113,7 @@ class Supply:
             process.join()
 
     def _picture(self, place: int, size: int) -> Bytes:
-        places = np.frombuffer(cast(Any, self._memory), np.uint8).reshape(self._shape[0], -1)
+        places = np.frombuffer(self._memory, np.uint8).reshape(self._shape[0], -1)
         return places[place, : size * size * 4].reshape(size, size, 4)
 
     def _draw(self, assets: Assets, seed: int) -> None:
