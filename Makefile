@@ -177,10 +177,10 @@ audit: venv ## 🛡️  Look every installed package up in the database of known
 
 ci: lint test ## ✅ What CI runs: lint and the whole suite
 
-train-starter: venv ## 🏋️  Train the starter checkpoints anew (ARGS=--publish puts them into models/starter)
+train-starter: venv ## 🏋️  Train the starter checkpoints anew (ARGS=--publish puts them into models/starter; CARD=1 on a CUDA card)
 	@$(PY) -m pip install --disable-pip-version-check -q -r requirements/training.txt -c requirements/constraints.txt
 	@$(PY) -m training.assets
-	@$(PY) -m training.train $(ARGS)
+	@$(PY) -m training.$(if $(CARD),card,train) $(ARGS)
 
 eval-starter: venv ## 📏 Measure the starter checkpoints on held-out designs
 	@$(PY) -m training.evaluate $(ARGS)
