@@ -1,0 +1,41 @@
+"""Whether our own kernels can run: they need a card, Triton, and the C compiler that Triton starts them with."""
+
+from functools import cache
+from types import ModuleType
+
+import structlog
+import torch
+
+log = structlog.get_logger(__name__)
+
+
+@cache
+def own_kernels(device: torch.device) -> ModuleType | None:
+    """worker/nets/fast/kernels.py where it works, else None: then everything is computed by torch's operators.
+
+    Tried once per device, with one warning where there is a card and it fails.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        from worker.nets.fast import kernels
+
+        with torch.cuda.device(device):
+            _try(kernels, device)
+    except Exception as exc:  # noqa: BLE001, RUF100 - no Triton, no compiler, no folder: whatever it is, torch still works
+        log.warning("own_kernels_unavailable", detail=f"{type(exc).__name__}: {exc}".splitlines()[0])
+        return None
+    return kernels
+
+
+def _try(kernels: ModuleType, device: torch.device) -> None:
+    """One tiny launch of each kernel, compared with what it must give.
+
+    Raises:
+        RuntimeError: it gave something else.
+    """
+    x = torch.arange(24, device=device, dtype=torch.float16).view(1, 2, 3, 4)
+    # No displacement, and a modulation of sigmoid(0).
+    columns = kernels.deformable_columns(x, x.new_zeros(6, 3), 0, 6, 1)
+    if not torch.allclose(columns.view_as(x), x / 2):
+        raise RuntimeError("a kernel gives wrong numbers on this card")
