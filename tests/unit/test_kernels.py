@@ -34,7 +34,7 @@ def kernels() -> Iterator[ModuleType]:
 @pytest.fixture
 def chosen(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """As on a card: the networks take the kernels."""
-    monkeypatch.setattr(deform, "own_kernels", lambda device: kernels)
+    monkeypatch.setattr(own, "own_kernels", lambda device: kernels)
     return kernels
 
 
@@ -131,6 +131,6 @@ class TestChoosing:
         def own_kernels(device: torch.device) -> ModuleType:
             raise AssertionError("a kernel was asked for")
 
-        monkeypatch.setattr(deform, "own_kernels", own_kernels)
+        monkeypatch.setattr(own, "own_kernels", own_kernels)
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         torch.testing.assert_close(aspp(x), expected)

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.nets.decoder import DeformableASPP, DeformableBranch
+from worker.nets.fast import own
 from worker.nets.fast.layers import Conv, Linear, fold_batch_norm
-from worker.nets.fast.own import own_kernels
 
 #: Column elements (positions * taps * channels) held at once. CPU: 16 MiB stay in the last-level cache, and the
 #: allocator reuses memory of that size instead of asking the system for new pages each time.
@@ -172,7 +172,7 @@ class FastASPP(nn.Module):
         pooled = F.relu(F.linear(x.mean(dim=(1, 2)), self.pool_weight, self.pool_bias))
         pooled = F.linear(pooled, self.pool_out)  # (B, C): the same for every position of a picture
         # A compiler sees torch's operators, which it can take apart.
-        kernels = None if torch.compiler.is_compiling() else own_kernels(x.device)
+        kernels = None if torch.compiler.is_compiling() else own.own_kernels(x.device)
         if kernels is not None:
             return self._by_own_kernels(x, pooled, kernels)
         batch, height, width, channels = x.shape
