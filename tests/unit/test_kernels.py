@@ -1,6 +1,7 @@
 """Our own CUDA kernels on a CPU, by Triton's interpreter: the same numbers as torch's operators."""
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -8,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 from structlog.testing import capture_logs
-from torch import Tensor, nn
+from torch import nn
 
 from tests.golden import fill_recipe
 from worker.nets import CONFIGS, BiRefNet
@@ -16,19 +17,26 @@ from worker.nets.decoder import DeformableASPP
 from worker.nets.deform_conv import deform_conv2d
 from worker.nets.fast import deform, own, prepare_for_inference
 from worker.nets.fast.deform import FastASPP
+from worker.nets.fast.swin import _Block, _Plan
+from worker.nets.swin import SwinBlock
 
 _NAME = "worker.nets.fast.kernels"
 
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[ModuleType]:
-    """The kernels as the interpreter runs them: it is chosen when a kernel is defined."""
-    pytest.importorskip("triton", reason="the CPU build of torch comes without Triton: pip install triton")
+    """The kernels as the interpreter runs them: it is chosen when a kernel is defined, Triton's own ones included."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("the CPU build of torch comes without Triton: pip install triton")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
+        for name in list(sys.modules):  # a compiler may have imported it
+            if name == "triton" or (name.startswith("triton.") and not name.startswith("triton._C")):
+                patch.delitem(sys.modules, name)
         patch.delitem(sys.modules, _NAME, raising=False)
         yield importlib.import_module(_NAME)
-        del sys.modules[_NAME]
+        for name in [_NAME, *(name for name in sys.modules if name == "triton" or name.startswith("triton."))]:
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -79,6 +87,40 @@ class TestDeformableColumns:
         torch.testing.assert_close(columns, exact.half(), atol=0, rtol=1e-3)
 
 
+class TestWindowAttention:
+    @pytest.mark.parametrize(
+        ("batch", "size", "window", "heads"),
+        [(1, (24, 12), 12, 2), (2, (13, 9), 7, 1), (1, (4, 5), 4, 2), (2, (5, 12), 12, 1), (1, (2, 2), 3, 2)],
+    )
+    @pytest.mark.parametrize("shifted", [False, True])
+    @torch.inference_mode()
+    def test_a_block_is_the_plain_block(
+        self, chosen: ModuleType, batch: int, size: tuple[int, int], window: int, heads: int, shifted: bool
+    ) -> None:
+        torch.manual_seed(3)
+        dim = 8 * heads
+        block = SwinBlock(dim, heads, window, window // 2 if shifted else 0, 2.0).eval()
+        nn.init.normal_(block.attn.relative_position_bias_table)
+        nn.init.normal_(block.attn.qkv.bias)
+        x = torch.randn(batch, *size, dim)
+        plan = _Plan(batch, *size, window, block.shift, x.device)
+        found = _Block(block)(x.view(-1, dim), plan).view_as(x)
+        torch.testing.assert_close(found, block(x), atol=1e-5, rtol=1e-4)
+
+    def test_large_scores_do_not_overflow_and_a_nan_stays_in_its_window(self, kernels: ModuleType) -> None:
+        torch.manual_seed(0)
+        qkv, masks = 30 * torch.randn(8, 48), torch.zeros(1, 1, 4, 4)
+        tokens, kinds = torch.arange(8).view(2, 4).int(), torch.zeros(2).int()
+        found = kernels.window_attention(qkv, qkv[0], masks, tokens, kinds, 1)
+        q, k, v = qkv.view(2, 4, 3, 16).unbind(2)
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).flatten(0, 1)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+        qkv[5, 20] = float("nan")
+        spoilt = kernels.window_attention(qkv, qkv[0], masks, tokens, kinds, 1)
+        assert torch.equal(spoilt[:4], found[:4])
+        assert spoilt[4:].isnan().all()
+
+
 class TestTheNetworkWithThem:
     @pytest.mark.parametrize("limit", [1, 8 * 49 * 300, 2**22])
     @torch.inference_mode()
@@ -96,7 +138,10 @@ class TestTheNetworkWithThem:
     def test_logits_are_the_plain_network_s(self, chosen: ModuleType) -> None:
         model: BiRefNet = fill_recipe.fill(BiRefNet(CONFIGS["toy"]).eval())
         x = torch.cat([fill_recipe.image_tensor(32, 64), torch.randn(1, 3, 32, 64)])
-        torch.testing.assert_close(prepare_for_inference(model)(x), model(x), atol=3e-4, rtol=0)
+        expected = model(x)
+        torch.testing.assert_close(prepare_for_inference(model)(x), expected, atol=3e-4, rtol=0)
+        half = prepare_for_inference(model.half())(x.half())
+        assert (half.float().sigmoid() - expected.sigmoid()).abs().max() < 0.015
 
 
 class TestChoosing:
@@ -112,25 +157,29 @@ class TestChoosing:
         assert [entry["event"] for entry in logs] == ["own_kernels_unavailable"]
         own.own_kernels.cache_clear()
 
-    def test_a_kernel_that_is_wrong_here_is_found_before_it_is_used(self, kernels: ModuleType) -> None:
+    def test_a_kernel_that_is_wrong_here_is_found_before_it_is_used(
+        self, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         own._try(kernels, torch.device("cpu"))
 
-        class Wrong(ModuleType):
-            @staticmethod
-            def deformable_columns(x: Tensor, *_: object) -> Tensor:
-                return torch.zeros_like(x)
+        for name in ("deformable_columns", "window_attention"):
+            ours = getattr(kernels, name)
+            with monkeypatch.context() as patch:
+                patch.setattr(kernels, name, lambda *given, ours=ours: ours(*given) + 1)
+                with pytest.raises(RuntimeError, match="wrong numbers"):
+                    own._try(kernels, torch.device("cpu"))
 
-        with pytest.raises(RuntimeError, match="wrong numbers"):
-            own._try(Wrong("kernels"), torch.device("cpu"))
-
+    @torch.inference_mode()
     def test_a_compiler_sees_torch_s_operators(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        aspp = FastASPP(DeformableASPP(4, 4, (1,)).eval())
-        x = torch.randn(1, 3, 3, 4)
-        expected = aspp(x)
+        net = prepare_for_inference(BiRefNet(CONFIGS["toy"]).eval())
+        x = torch.randn(1, 3, 32, 32)
+        expected = net(x)
 
         def own_kernels(device: torch.device) -> ModuleType:
             raise AssertionError("a kernel was asked for")
 
         monkeypatch.setattr(own, "own_kernels", own_kernels)
+        with pytest.raises(AssertionError):
+            net(x)
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-        torch.testing.assert_close(aspp(x), expected)
+        torch.testing.assert_close(net(x), expected)

@@ -110,3 +110,113 @@ def _columns(
     value = tl.load(x + corner + down + right, mask=exists & (below & behind)[:, None], other=0.0).to(tl.float32)
     result += value * (lower * fx)[:, None]
     tl.store(out + sample[:, None] * channels + channel, result.to(out.dtype.element_ty), mask=exists)
+
+
+#: Queries and keys of one step. A window of 144 tokens is three times 64 queries and five times 32 keys.
+_QUERIES, _KEYS = 64, 32
+#: The matrix units take no fewer channels at once.
+_LEAST_CHANNELS = 16
+
+
+def window_attention(
+    qkv: Tensor, padding: Tensor, masks: Tensor, tokens: Tensor, kinds: Tensor, num_heads: int
+) -> Tensor:
+    """Attention inside windows, from rows of tokens to rows of tokens.
+
+    Gathering a window's tokens, its bias and mask, and putting the answers back are part of it, so no tensor in window
+    order is ever written.
+
+    Args:
+        qkv: (rows, 3 * dim), contiguous: query, key and value of every real token.
+        padding: (3 * dim,), the same for every padded token.
+        masks: (kinds, heads, N, N), contiguous: what is added to the scores in a window of each kind.
+        tokens: (windows, N) int32, contiguous: the row of each token, -1 for a padded one; each row stands there once.
+        kinds: (windows,) int32.
+    Returns:
+        (rows, dim), of the type of `qkv`.
+    """
+    rows, dim = len(qkv), qkv.shape[1] // 3
+    windows, size = tokens.shape
+    assert all(tensor.is_contiguous() for tensor in (qkv, padding, masks, tokens, kinds))
+    assert max(qkv.numel(), masks.numel()) < 2**31  # elements are counted in 32 bits
+    out = qkv.new_empty(rows, dim)
+    tiles = triton.cdiv(size, _QUERIES)
+    _attention[(windows * num_heads * tiles,)](
+        qkv,
+        padding,
+        masks,
+        tokens,
+        kinds,
+        out,
+        (dim // num_heads) ** -0.5,
+        num_heads=num_heads,
+        size=size,
+        channels=dim // num_heads,
+        block_channels=max(_LEAST_CHANNELS, triton.next_power_of_2(dim // num_heads)),
+        queries=_QUERIES,
+        keys=_KEYS,
+    )
+    return out
+
+
+@triton.jit
+def _attention(
+    qkv,
+    padding,
+    masks,
+    tokens,
+    kinds,
+    out,
+    scale,
+    num_heads: tl.constexpr,
+    size: tl.constexpr,
+    channels: tl.constexpr,
+    block_channels: tl.constexpr,
+    queries: tl.constexpr,
+    keys: tl.constexpr,
+):
+    tiles: tl.constexpr = (size + queries - 1) // queries
+    dim: tl.constexpr = num_heads * channels
+    tile = tl.program_id(0) % tiles
+    head = tl.program_id(0) // tiles % num_heads
+    window = tl.program_id(0) // (tiles * num_heads)
+
+    channel = tl.arange(0, block_channels)
+    exists = (channel < channels)[None, :]
+    part = head * channels + channel
+    query_padding = tl.load(padding + part, mask=channel < channels, other=0.0)[None, :]
+    key_padding = tl.load(padding + dim + part, mask=channel < channels, other=0.0)[None, :]
+    value_padding = tl.load(padding + 2 * dim + part, mask=channel < channels, other=0.0)[None, :]
+
+    query = tile * queries + tl.arange(0, queries)
+    query_row = tl.load(tokens + window * size + query, mask=query < size, other=-1)
+    is_real = (query_row >= 0)[:, None]
+    q = tl.load(qkv + (query_row * (3 * dim))[:, None] + part[None, :], mask=is_real & exists, other=0.0)
+    q = tl.where(is_real, q, query_padding)
+    bias = masks + (tl.load(kinds + window) * num_heads + head) * (size * size)
+
+    # Sums over keys so far, each times exp(-highest): a row's highest score may still rise. Finite at first, because a
+    # row may be masked in a whole block, and inf - inf is none.
+    highest = tl.full((queries,), -1e30, tl.float32)
+    total = tl.zeros((queries,), tl.float32)
+    result = tl.zeros((queries, block_channels), tl.float32)
+    for first in range(0, size, keys):
+        key = first + tl.arange(0, keys)
+        key_row = tl.load(tokens + window * size + key, mask=key < size, other=-1)
+        key_is_real = (key_row >= 0)[:, None]
+        here = qkv + (key_row * (3 * dim))[:, None] + (dim + part)[None, :]
+        k = tl.where(key_is_real, tl.load(here, mask=key_is_real & exists, other=0.0), key_padding)
+        v = tl.where(key_is_real, tl.load(here + dim, mask=key_is_real & exists, other=0.0), value_padding)
+        inside = (query < size)[:, None] & (key < size)[None, :]
+        added = tl.load(bias + (query * size)[:, None] + key[None, :], mask=inside, other=0.0).to(tl.float32)
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + added
+        score = tl.where((key < size)[None, :], score, float("-inf"))
+        higher = tl.maximum(highest, tl.max(score, 1))
+        shrink = tl.exp(highest - higher)
+        weight = tl.exp(score - higher[:, None])
+        total = total * shrink + tl.sum(weight, 1)
+        result = result * shrink[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+        highest = higher
+    result = result / total[:, None]
+    there = out + (query_row * dim)[:, None] + part[None, :]
+    tl.store(there, result.to(out.dtype.element_ty), mask=is_real & exists)

@@ -37,5 +37,11 @@ def _try(kernels: ModuleType, device: torch.device) -> None:
     x = torch.arange(24, device=device, dtype=torch.float16).view(1, 2, 3, 4)
     # No displacement, and a modulation of sigmoid(0).
     columns = kernels.deformable_columns(x, x.new_zeros(6, 3), 0, 6, 1)
-    if not torch.allclose(columns.view_as(x), x / 2):
+    # Two windows of two tokens, the last one padded; no scores but masks, so answers are means of what may be seen.
+    qkv = torch.arange(9, device=device, dtype=torch.float16).view(3, 3)
+    qkv[:, :2] = 0
+    masks = torch.tensor([[[[0, 0], [0, 0]]], [[[0, -torch.inf], [0, 0]]]], device=device, dtype=torch.float16)
+    tokens, kinds = torch.tensor([[0, 1], [2, -1]], device=device), torch.tensor([0, 1], device=device)
+    seen = kernels.window_attention(qkv, qkv[0], masks, tokens.int(), kinds.int(), 1)
+    if not torch.allclose(columns.view_as(x), x / 2) or not torch.allclose(seen, seen.new_tensor([[3.5], [3.5], [8]])):
         raise RuntimeError("a kernel gives wrong numbers on this card")

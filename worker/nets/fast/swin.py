@@ -6,6 +6,8 @@
 - Windows stand in four groups: those the shift leaves whole, those it cuts from right to left, from top to bottom, and
   both. All windows of a group have the same mask, so the bias and the mask of a block are four small tensors made at
   load, and no tensor of every window's bias is ever built (241 MB in the first stage of the large network at 1024 px).
+- On CUDA both gathers and the attention between them are one kernel of our own, where it can run
+  (worker/nets/fast/own.py): in torch's operators they move 3.9 GB for one picture of 1024 px through the large network.
 """
 
 from copy import deepcopy
@@ -15,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.nets.fast import own
 from worker.nets.fast.layers import Linear
 from worker.nets.swin import PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
 
@@ -32,11 +35,15 @@ class _Plan(nn.Module):
         padded: positions in `source` of padded tokens.
         back: (B*H*W,) where each token stands in `source`.
         groups: number of windows of each kind: whole, cut right, cut below, cut both ways.
+        tokens: (windows, N) int32, as `source`, but -1 for padded tokens; and kinds: (windows,) int32, which group.
+            For our own kernel.
     """
 
     source: Tensor
     padded: Tensor
     back: Tensor
+    tokens: Tensor
+    kinds: Tensor
 
     def __init__(self, batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
         super().__init__()
@@ -63,6 +70,9 @@ class _Plan(nn.Module):
         self.register_buffer("source", source.clamp(min=0).to(device), persistent=False)
         self.register_buffer("padded", (source < 0).nonzero().flatten().to(device), persistent=False)
         self.register_buffer("back", back.to(device), persistent=False)
+        which = torch.arange(4, device="cpu").repeat_interleave(torch.tensor(self.groups, device="cpu"))
+        self.register_buffer("tokens", source.view(-1, window**2).int().to(device), persistent=False)
+        self.register_buffer("kinds", which.int().to(device), persistent=False)
 
 
 class _Block(nn.Module):
@@ -92,6 +102,15 @@ class _Block(nn.Module):
         return self.fc2(self.fc1(self.norm2(x)), x)
 
     def _attend(self, x: Tensor, plan: _Plan) -> Tensor:
+        # A compiler sees torch's operators, which it can take apart.
+        kernels = None if torch.compiler.is_compiling() else own.own_kernels(x.device)
+        masks = cast(Tensor, self.masks)
+        if kernels is not None:
+            padding = cast(Tensor, self.qkv.bias)
+            return cast(
+                Tensor,
+                kernels.window_attention(self.qkv(x), padding, masks, plan.tokens, plan.kinds, self.num_heads),
+            )
         dim, tokens = x.shape[-1], self.window**2
         padded = len(plan.padded)
         if padded > _FEW_PADDED * len(plan.source):
@@ -104,7 +123,6 @@ class _Block(nn.Module):
             windows = self.qkv(windows)
         q, k, v = windows.view(-1, tokens, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         parts, start = [], 0
-        masks = cast(Tensor, self.masks)
         for mask, count in zip(masks, plan.groups, strict=False):
             if count:
                 at = slice(start, start + count)
