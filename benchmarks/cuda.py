@@ -4,6 +4,8 @@ Parts, each printed when it is done and none lost to the failure of another:
 
 - `golden`: golden vectors in fp16, the network as published and the inference form, by torch's operators, with our own
   kernels, and recorded.
+- `search` (by --only): a pass with and without cuDNN's search for the fastest convolutions, and what the search takes;
+  it must come before `forward`, which leaves its findings behind.
 - `forward`: the forward pass by path and batch, with the share of the card's measured matrix rate.
 - `profile`: the kernels and modules of a pass, batch 1 and 4.
 - `aot` (with --aot): the compiled pass.
@@ -75,6 +77,29 @@ def golden(device: torch.device, dtype: torch.dtype, cases: dict[str, tuple[str,
                 f"{'ok' if within else 'BAD'}"
             )
     return rows
+
+
+def without_search(run: Callable[[], Any]) -> Any:
+    """For numbers that are looked at, not times: a search for the fastest convolutions would be for nothing."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        return run()
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def search(variant: str, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """Batch 1: seconds of the first pass and of later ones, as cuDNN guesses and as it finds by trying."""
+    net = prepare_for_inference(golden_network(variant).to(device, dtype))
+    x = golden_batch(CONFIGS[variant].input_size, 1).to(device, dtype)
+    report = {}
+    for what, tries in (("guessed", False), ("tried", True)):
+        torch.backends.cudnn.benchmark = tries
+        first = seconds(partial(net, x), device)
+        recorded = Graphed(net) if device.type == "cuda" else net
+        report[what] = {"first_seconds": first, **interleaved({"seconds": partial(recorded, x)}, repeats, device)}
+        print(f"convolutions {what}: {report[what]}")
+    return report
 
 
 def profiles(
@@ -235,7 +260,7 @@ def worker_starts(variant: str) -> dict[str, Any]:
     return report
 
 
-PARTS = ("golden", "forward", "profile", "aot", "resident", "start")
+PARTS = ("golden", "search", "forward", "profile", "aot", "resident", "start")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -278,7 +303,8 @@ def main(argv: list[str] | None = None) -> int:
         return result
 
     parts: dict[str, Callable[[], Any]] = {
-        "golden": lambda: golden(device, dtype, cases),
+        "golden": lambda: without_search(lambda: golden(device, dtype, cases)),
+        "search": lambda: search(variant, device, dtype, arguments.repeats),
         "forward": forward,
         "profile": lambda: profiles(variant, device, dtype, [batch for batch in batches if batch != 2]),
         "aot": lambda: compiled(variant, device, dtype, batches, arguments.repeats),
