@@ -149,7 +149,7 @@ def window_attention(
         kinds,
         out,
         (dim // num_heads) ** -0.5,
-        num_heads=num_heads,
+        num_heads,
         size=size,
         channels=dim // num_heads,
         block_channels=max(_LEAST_CHANNELS, triton.next_power_of_2(dim // num_heads)),
@@ -159,7 +159,7 @@ def window_attention(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_heads"])  # one program serves all stages
 def _attention(
     qkv,
     padding,
@@ -168,7 +168,7 @@ def _attention(
     kinds,
     out,
     scale,
-    num_heads: tl.constexpr,
+    num_heads,
     size: tl.constexpr,
     channels: tl.constexpr,
     block_channels: tl.constexpr,
@@ -176,7 +176,7 @@ def _attention(
     keys: tl.constexpr,
 ):
     tiles: tl.constexpr = (size + queries - 1) // queries
-    dim: tl.constexpr = num_heads * channels
+    dim = num_heads * channels
     tile = tl.program_id(0) % tiles
     head = tl.program_id(0) // tiles % num_heads
     window = tl.program_id(0) // (tiles * num_heads)
@@ -220,3 +220,44 @@ def _attention(
     result = result / total[:, None]
     there = out + (query_row * dim)[:, None] + part[None, :]
     tl.store(there, result.to(out.dtype.element_ty), mask=is_real & exists)
+
+
+#: Values of one program of `layer_norm`, padded ones included.
+_NORM_VALUES = 2048
+
+
+def layer_norm(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The layer norm of x + shift: (rows, dim), contiguous -> the same, in the type of `x`.
+
+    Args:
+        shift: (dim,) float32. weight, bias: (dim,).
+    """
+    rows, dim = x.shape
+    assert x.is_contiguous()
+    assert x.numel() < 2**31  # elements are counted in 32 bits
+    block = triton.next_power_of_2(dim)
+    block_rows = max(1, _NORM_VALUES // block)
+    out = x.new_empty(rows, dim)
+    _layer_norm[(triton.cdiv(rows, block_rows),)](
+        x, shift, weight, bias, out, rows, eps, dim=dim, block=block, block_rows=block_rows
+    )
+    return out
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _layer_norm(
+    x, shift, weight, bias, out, rows, eps, dim: tl.constexpr, block: tl.constexpr, block_rows: tl.constexpr
+):
+    row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+    channel = tl.arange(0, block)
+    known = channel < dim
+    exists = (row < rows)[:, None] & known[None, :]
+    here = (row * dim)[:, None] + channel[None, :]
+    value = tl.load(x + here, mask=exists, other=0.0).to(tl.float32)
+    value += tl.load(shift + channel, mask=known, other=0.0)[None, :]
+    mean = tl.sum(value, 1) / dim
+    value = tl.where(exists, value - mean[:, None], 0.0)
+    value = value / tl.sqrt(tl.sum(value * value, 1) / dim + eps)[:, None]
+    factor = tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+    value = value * factor + tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+    tl.store(out + here, value.to(out.dtype.element_ty), mask=exists)
