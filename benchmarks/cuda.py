@@ -37,7 +37,15 @@ import torch
 from PIL import Image
 
 from benchmarks import engine as forward_benchmark
-from benchmarks.forward import WithoutOwnKernels, golden_batch, golden_network, interleaved, seconds, synchronise
+from benchmarks.forward import (
+    WithoutOwnKernels,
+    golden_batch,
+    golden_network,
+    interleaved,
+    matrix_rate,
+    seconds,
+    synchronise,
+)
 from benchmarks.profile import profile_pass, show_profile
 from download.manifest import selected_models
 from shared.settings import load_settings
@@ -88,17 +96,20 @@ def without_search(run: Callable[[], Any]) -> Any:
         torch.backends.cudnn.benchmark = before
 
 
-def search(variant: str, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
-    """Batch 1: seconds of the first pass and of later ones, as cuDNN guesses and as it finds by trying."""
+def search(variant: str, device: torch.device, dtype: torch.dtype, batches: list[int], repeats: int) -> dict[str, Any]:
+    """Seconds of the first pass and of later (recorded) ones, as cuDNN guesses and as it finds by trying."""
     net = prepare_for_inference(golden_network(variant).to(device, dtype))
-    x = golden_batch(CONFIGS[variant].input_size, 1).to(device, dtype)
-    report = {}
-    for what, tries in (("guessed", False), ("tried", True)):
-        torch.backends.cudnn.benchmark = tries
-        first = seconds(partial(net, x), device)
-        recorded = Graphed(net) if device.type == "cuda" else net
-        report[what] = {"first_seconds": first, **interleaved({"seconds": partial(recorded, x)}, repeats, device)}
-        print(f"convolutions {what}: {report[what]}")
+    report: dict[str, Any] = {"matrix_gflops": matrix_rate(device, dtype) / 1e9}
+    print(f"matrix rate {report['matrix_gflops']:.0f} GFLOP/s")
+    for batch in batches:
+        x = golden_batch(CONFIGS[variant].input_size, batch).to(device, dtype)
+        for what, tries in (("guessed", False), ("tried", True)):
+            torch.backends.cudnn.benchmark = tries
+            first = seconds(partial(net, x), device)
+            recorded = Graphed(net) if device.type == "cuda" else net
+            row = {"first_seconds": first, **interleaved({"seconds": partial(recorded, x)}, repeats, device)}
+            report[f"{what}_batch_{batch}"] = row
+            print(f"convolutions {what}, batch {batch}: {row}")
     return report
 
 
@@ -266,7 +277,7 @@ PARTS = ("golden", "search", "forward", "profile", "aot", "resident", "start")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts; default: golden, forward, resident")
-    parser.add_argument("--batches", nargs="+", type=int, help="of forward, profile and aot; default: 1 2 4")
+    parser.add_argument("--batches", nargs="+", type=int, help="of search, forward, profile, aot; default: 1 2 4")
     parser.add_argument("--paths", nargs="+", help="of forward, as in benchmarks.engine; default: all there are")
     parser.add_argument("--torchvision", action="store_true", help="also with torchvision's operator")
     parser.add_argument("--official", type=Path, metavar="CHECKOUT", help="also the official implementation")
@@ -304,7 +315,7 @@ def main(argv: list[str] | None = None) -> int:
 
     parts: dict[str, Callable[[], Any]] = {
         "golden": lambda: without_search(lambda: golden(device, dtype, cases)),
-        "search": lambda: search(variant, device, dtype, arguments.repeats),
+        "search": lambda: search(variant, device, dtype, batches, arguments.repeats),
         "forward": forward,
         "profile": lambda: profiles(variant, device, dtype, [batch for batch in batches if batch != 2]),
         "aot": lambda: compiled(variant, device, dtype, batches, arguments.repeats),
