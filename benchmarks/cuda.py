@@ -1,13 +1,24 @@
 """Everything about speed that needs a card, in one command: `python -m benchmarks.cuda` or `make bench-cuda`.
 
-Golden vectors in fp16; the forward pass by batch, plain against the inference form against CUDA graphs (and `--aot`,
-compiled), with the share of the card's measured matrix rate; peak device memory with both models resident; a job of
-two sides by two models at 1024 px from prepared files to PNGs on disk. Weights are the golden ones, so no checkpoint is
-needed.
-`--rehearse` goes through all of it on the CPU at toy size, to check the script itself.
+Parts, each printed when it is done and none lost to the failure of another:
+
+- `golden`: golden vectors in fp16, the network as published and the inference form, by torch's operators, with our own
+  kernels, and recorded.
+- `search` (by --only): a pass with and without cuDNN's search for the fastest convolutions, and what the search takes;
+  it must come before `forward`, which leaves its findings behind.
+- `forward`: the forward pass by path and batch, with the share of the card's measured matrix rate.
+- `profile`: the kernels and modules of a pass, batch 1 and 4.
+- `aot` (with --aot): the compiled pass.
+- `resident`: both models loaded as the worker loads them: seconds of loading and of first passes, peak device memory, a
+  job of two sides by two models at 1024 px from prepared files to PNGs on disk.
+- `start` (by --only): a worker's start, from its process to ready, cold and warm; it needs Redis and Celery.
+
+Weights are the golden ones, so no checkpoint is needed. `--rehearse` goes through all of it on the CPU at toy size, to
+check the script itself.
 """
 
 import argparse
+import gc
 import io
 import json
 import os
@@ -15,22 +26,35 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
 
 from benchmarks import engine as forward_benchmark
-from benchmarks.forward import golden_batch, golden_network, interleaved, seconds, synchronise
+from benchmarks.forward import (
+    WithoutOwnKernels,
+    golden_batch,
+    golden_network,
+    interleaved,
+    matrix_rate,
+    seconds,
+    synchronise,
+)
+from benchmarks.profile import profile_pass, show_profile
+from download.manifest import selected_models
 from shared.settings import load_settings
 from tests.golden import fill_recipe
 from worker.engine import Engine, configure_torch
 from worker.images import cut_out, decode, encode_png, mask_at_size, network_input
 from worker.nets import CONFIGS, save_checkpoint
-from worker.nets.fast import prepare_for_inference
+from worker.nets.fast import own, prepare_for_inference
 from worker.nets.fast.compiled import Compiled
 from worker.nets.fast.graphs import Graphed
 from worker.registry import ModelSpec
@@ -42,18 +66,65 @@ LIMITS = (0.015, 0.0015)
 
 
 def golden(device: torch.device, dtype: torch.dtype, cases: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
-    """The inference form, recorded where there is a card, against the official implementation's tensors."""
+    """Every form of the network against the official implementation's tensors."""
     rows = []
     for case, (variant, size) in cases.items():
-        net: torch.nn.Module = prepare_for_inference(golden_network(variant).to(device, dtype))
+        plain = golden_network(variant).to(device, dtype)
+        fast = prepare_for_inference(plain)
+        # A kernel of our own that reads where it must not would end every pass after it: those without come first.
+        forms: dict[str, torch.nn.Module] = {"plain": plain, "fast-torch": WithoutOwnKernels(fast), "fast": fast}
         if device.type == "cuda":
-            net = Graphed(net)
-        logits = net(fill_recipe.image_tensor(size, size).to(device, dtype))[0, 0].float().cpu().numpy()
-        found = {key: float(value) for key, value in fill_recipe.compare(GOLDEN / f"{case}.npz", logits).items()}
-        within = found["alpha_max"] <= LIMITS[0] and found["alpha_mean"] <= LIMITS[1]
-        rows.append({"case": case, "within_limits": within, **found})
-        print(f"{case}: alpha max {found['alpha_max']:.4f} mean {found['alpha_mean']:.5f} {'ok' if within else 'BAD'}")
+            forms["graphs"] = Graphed(fast)
+        x = fill_recipe.image_tensor(size, size).to(device, dtype)
+        for form, net in forms.items():
+            logits = net(x)[0, 0].float().cpu().numpy()
+            found = {key: float(value) for key, value in fill_recipe.compare(GOLDEN / f"{case}.npz", logits).items()}
+            within = found["alpha_max"] <= LIMITS[0] and found["alpha_mean"] <= LIMITS[1]
+            rows.append({"case": case, "form": form, "within_limits": within, **found})
+            print(
+                f"{case} {form:10}: alpha max {found['alpha_max']:.4f} mean {found['alpha_mean']:.5f} "
+                f"{'ok' if within else 'BAD'}"
+            )
     return rows
+
+
+def without_search(run: Callable[[], Any]) -> Any:
+    """For numbers that are looked at, not times: a search for the fastest convolutions would be for nothing."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        return run()
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def search(variant: str, device: torch.device, dtype: torch.dtype, batches: list[int], repeats: int) -> dict[str, Any]:
+    """Seconds of the first pass and of later (recorded) ones, as cuDNN guesses and as it finds by trying."""
+    net = prepare_for_inference(golden_network(variant).to(device, dtype))
+    report: dict[str, Any] = {"matrix_gflops": matrix_rate(device, dtype) / 1e9}
+    print(f"matrix rate {report['matrix_gflops']:.0f} GFLOP/s")
+    for batch in batches:
+        x = golden_batch(CONFIGS[variant].input_size, batch).to(device, dtype)
+        for what, tries in (("guessed", False), ("tried", True)):
+            torch.backends.cudnn.benchmark = tries
+            first = seconds(partial(net, x), device)
+            recorded = Graphed(net) if device.type == "cuda" else net
+            row = {"first_seconds": first, **interleaved({"seconds": partial(recorded, x)}, repeats, device)}
+            report[f"{what}_batch_{batch}"] = row
+            print(f"convolutions {what}, batch {batch}: {row}")
+    return report
+
+
+def profiles(
+    variant: str, device: torch.device, dtype: torch.dtype, batches: list[int], size: int | None = None
+) -> dict[str, Any]:
+    """Where the time of a pass goes, by batch."""
+    net = prepare_for_inference(golden_network(variant).to(device, dtype))
+    report = {}
+    for batch in batches:
+        x = golden_batch(size or CONFIGS[variant].input_size, batch).to(device, dtype)
+        report[str(batch)] = profile_pass(net, x)
+        show_profile(f"{variant}, batch {batch}", report[str(batch)])
+    return report
 
 
 def compiled(
@@ -155,14 +226,68 @@ def time_job(both: list[Engine], repeats: int, folder: Path) -> dict[str, float]
     }
 
 
+def resident(variant: str, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Both models at once, as in the worker."""
+    report: dict[str, Any] = {}
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        both, report["start"] = engines(variant, device, Path(folder))
+        report["start"] |= first_passes(both, (1, 2))
+        report["memory"] = memory(device)  # before a batch of four takes more
+        print(f"memory, both models, from loading to batches of 2: {report['memory']}")
+        report["start"] |= first_passes(both, (4,))
+        print(f"start: {report['start']}")
+        report["job_2x2_1024"] = time_job(both, repeats, Path(folder))
+        print(f"job, 2 sides x 2 models, 1024 px: {report['job_2x2_1024']}")
+    return report
+
+
+def worker_starts(variant: str) -> dict[str, Any]:
+    """Seconds of a worker's start by part, without and with what the first one left: kernels, pages of the files."""
+    from benchmarks.start import start_once  # here: it needs a Redis server, the other parts do not
+    from shared.local.redis_server import RedisServer
+
+    settings = load_settings()
+    report = {}
+    with RedisServer() as server, tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        first, *others = [model.checkpoint(models) for model in selected_models(settings)]
+        save_checkpoint(golden_network(variant), first)
+        for other in others:
+            other.parent.mkdir(parents=True)
+            os.link(first, other)
+        env = {
+            **os.environ,
+            "MODELS_DIR": str(models),
+            "MODEL_PROFILE": "full",
+            "OUTPUTS_DIR": f"{folder}/outputs",
+            "REDIS_URL": server.url,
+            "LOG_FORMAT": "json",
+        }
+        for what in ("first", "again"):
+            report[what] = start_once(env)
+            print(f"start of a worker, {what}: {report[what]}")
+    return report
+
+
+PARTS = ("golden", "search", "forward", "profile", "aot", "resident", "start")
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts; default: golden, forward, resident")
+    parser.add_argument("--batches", nargs="+", type=int, help="of search, forward, profile, aot; default: 1 2 4")
+    parser.add_argument("--paths", nargs="+", help="of forward, as in benchmarks.engine; default: all there are")
     parser.add_argument("--torchvision", action="store_true", help="also with torchvision's operator")
     parser.add_argument("--official", type=Path, metavar="CHECKOUT", help="also the official implementation")
+    parser.add_argument("--torch-only", action="store_true", help="everything without our own kernels")
     parser.add_argument("--aot", action="store_true", help="also compile (minutes)")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="also the profile, written there too")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--rehearse", action="store_true", help="on the CPU at toy size, to check this script")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too, after each part")
     arguments = parser.parse_args(argv)
     if not arguments.rehearse and not torch.cuda.is_available():
         print(
@@ -171,14 +296,44 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if arguments.torch_only:
+        with patch.object(own, "own_kernels", lambda device: None):
+            return run(arguments)
+    return run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The parts that are asked for; the exit status."""
+    began = time.perf_counter()
     configure_torch(load_settings())
     device = torch.device("cpu" if arguments.rehearse else "cuda")
     dtype = torch.float32 if arguments.rehearse else torch.float16
     variant = "toy" if arguments.rehearse else "swin_v1_large"
-    batches = [1, 2] if arguments.rehearse else [1, 2, 4]
+    batches = arguments.batches or ([1, 2] if arguments.rehearse else [1, 2, 4])
     cases = {"swin_v1_t_256x256": ("swin_v1_tiny", 256)}
     if not arguments.rehearse:
         cases["swin_v1_l_512x512"] = ("swin_v1_large", 512)
+    options = forward_benchmark.parse(
+        ["--device", device.type, "--repeats", str(arguments.repeats), "--batches", *map(str, batches)]
+    )
+    options.torchvision, options.official, options.paths = arguments.torchvision, arguments.official, arguments.paths
+
+    def forward() -> dict[str, Any]:
+        result = forward_benchmark.measure(variant, options, device, dtype)
+        forward_benchmark.show(result)
+        return result
+
+    parts: dict[str, Callable[[], Any]] = {
+        "golden": lambda: without_search(lambda: golden(device, dtype, cases)),
+        "search": lambda: search(variant, device, dtype, batches, arguments.repeats),
+        "forward": forward,
+        "profile": lambda: profiles(variant, device, dtype, [batch for batch in batches if batch != 2]),
+        "aot": lambda: compiled(variant, device, dtype, batches, arguments.repeats),
+        "resident": lambda: resident(variant, device, arguments.repeats),
+        "start": lambda: worker_starts(variant),
+    }
+    wanted = set(arguments.only or ("golden", "forward", "resident"))
+    wanted |= {name for name in ("aot", "profile") if getattr(arguments, name)}
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -186,32 +341,35 @@ def main(argv: list[str] | None = None) -> int:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cores": os.cpu_count(),
+        "own_kernels": own.own_kernels(torch.device(device.type, 0) if device.type == "cuda" else device) is not None,
+        "part_seconds": {},
+        "failed": {},
     }
-    print(f"{report['device']}, torch {report['torch']}")
-    report["golden"] = golden(device, dtype, cases)
-    options = forward_benchmark.parse(
-        ["--device", device.type, "--repeats", str(arguments.repeats), "--batches", *map(str, batches)]
+    print(
+        f"{report['device']}, torch {report['torch']}, own kernels {'run' if report['own_kernels'] else 'do not run'}"
     )
-    options.torchvision, options.official = arguments.torchvision, arguments.official
-    report["forward"] = forward_benchmark.measure(variant, options, device, dtype)
-    forward_benchmark.show(report["forward"])
-    if arguments.aot:
-        report["aot"] = compiled(variant, device, dtype, batches, arguments.repeats)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        both, report["start"] = engines(variant, device, Path(folder))
-        report["start"] |= first_passes(both, (1, 2))
-        report["memory"] = memory(device)  # before a batch of four takes more
-        report["start"] |= first_passes(both, (4,))
-        report["job_2x2_1024"] = time_job(both, arguments.repeats, Path(folder))
-    print(f"start: {report['start']}")
-    print(f"memory, both models, from loading to batches of 2: {report['memory']}")
-    print(f"job, 2 sides x 2 models, 1024 px: {report['job_2x2_1024']}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0 if all(row["within_limits"] for row in report["golden"]) else 1
+    for name, measure in parts.items():
+        if name not in wanted:
+            continue
+        started = time.perf_counter()
+        try:
+            report[name] = measure()
+        except Exception as exc:  # noqa: BLE001, RUF100 - what is measured so far, and what comes, shall not be lost
+            traceback.print_exc(file=sys.stdout)
+            report["failed"][name] = f"{type(exc).__name__}: {exc}"
+        report["part_seconds"][name] = time.perf_counter() - started
+        print(
+            f"-- {name}: {report['part_seconds'][name]:.1f} s, {time.perf_counter() - began:.1f} s in all", flush=True
+        )
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        if arguments.profile and name == "profile":
+            arguments.profile.write_text(json.dumps(report.get(name), indent=2) + "\n")
+        if device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+    right = all(row["within_limits"] for row in report.get("golden", []))
+    return 0 if right and not report["failed"] else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The forward pass, by path, batch and type: `python -m benchmarks.engine [--variants swin_v1_tiny] [--json FILE]`.
 
 Paths: `plain` (worker/nets as published), `torchvision` (the same with its operator; with --torchvision, where it is
-installed), `official` (with --official CHECKOUT), `fast` (the inference form), on CUDA also `graphs`. They run in
-turns; the ratio is to the fastest baseline of the run. The share is the published network's FLOP per second over the
-measured rate of a large matrix product.
+installed), `official` (with --official CHECKOUT), `fast` (the inference form), on CUDA also `graphs`, and
+`graphs-torch` (by torch's operators alone, without our own kernels). They run in turns; the ratio is to the fastest
+baseline of the run. The share is the published network's FLOP per second over the measured rate of a large matrix
+product.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch import nn
 from benchmarks.forward import (
     Official,
     Torchvision,
+    WithoutOwnKernels,
     flop_of,
     golden_batch,
     golden_network,
@@ -42,7 +44,9 @@ def paths(model: BiRefNet, arguments: argparse.Namespace, device: torch.device) 
         nets["official"] = Official(arguments.official, model).to(device, next(model.parameters()).dtype)
     nets["fast"] = prepare_for_inference(model)
     if device.type == "cuda":
-        nets["graphs"] = Graphed(prepare_for_inference(model))
+        fast = nets["fast"]
+        nets["graphs"] = Graphed(fast)
+        nets["graphs-torch"] = Graphed(WithoutOwnKernels(fast))
     return {name: net for name, net in nets.items() if not arguments.paths or name in arguments.paths}
 
 

@@ -5,8 +5,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +18,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.golden import fill_recipe
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets import deform_conv as deform_module
+from worker.nets.fast import own
+from worker.nets.weights import fill_in
 
 
 def golden_network(variant: str) -> BiRefNet:
-    """A network with the weights of the golden vectors, so that no checkpoint is needed; fp32 on the CPU."""
-    model: BiRefNet = fill_recipe.fill(BiRefNet(CONFIGS[variant]).eval()).requires_grad_(False)
-    return model
+    """A network with the weights of the golden vectors, so that no checkpoint is needed; fp32 on the CPU.
+
+    Weights are made once and shared by all networks of a variant: move a network, but do not change its weights.
+    """
+    with torch.device("meta"):  # initial values, drawn and thrown away, would take longer than the golden ones
+        model = BiRefNet(CONFIGS[variant])
+    fill_in(model, dict(_golden_values(variant)), torch.device("cpu"))
+    return model.eval()
+
+
+@cache
+def _golden_values(variant: str) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        shapes = {key: tuple(value.shape) for key, value in BiRefNet(CONFIGS[variant]).state_dict().items()}
+    with ThreadPoolExecutor() as threads:
+        values = threads.map(lambda key: fill_recipe.value(key, shapes[key]), shapes)
+        return {key: torch.from_numpy(value) for key, value in zip(shapes, values, strict=True) if value is not None}
 
 
 def golden_batch(size: int, batch: int) -> Tensor:
@@ -92,6 +111,19 @@ class Torchvision(nn.Module):
             return y
         finally:
             deform_module.deform_conv2d = ours
+
+
+class WithoutOwnKernels(nn.Module):
+    """A network in the inference form, by torch's operators alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with patch.object(own, "own_kernels", lambda device: None):
+            y: Tensor = self.net(x)
+            return y
 
 
 class Official(nn.Module):

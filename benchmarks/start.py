@@ -32,8 +32,12 @@ def start_once(env: dict[str, str]) -> dict[str, float]:
     parts: dict[str, float] = {}
     last = started
     loading_s = 0.0
+    other: list[str] = []
     try:
         for line in worker.stderr:
+            if not line.startswith(b"{"):
+                other.append(line.decode(errors="replace"))  # a library's warning, or why Python ended
+                continue
             event = json.loads(line)
             now = datetime.fromisoformat(event["timestamp"]).timestamp()
             if event["event"] == "worker_starting":
@@ -48,7 +52,7 @@ def start_once(env: dict[str, str]) -> dict[str, float]:
                 return parts
             if event["event"] == "worker_starting":
                 last = now
-        raise RuntimeError(f"the worker ended with status {worker.wait(10)}")
+        raise RuntimeError(f"the worker ended with status {worker.wait(10)}:\n{''.join(other[-20:])}")
     finally:
         worker.terminate()
         worker.stderr.close()

@@ -44,6 +44,9 @@ def configure_torch(settings: Settings) -> None:
     # The fp32 path is the reference on every device, and TF32 would quietly make it something else.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    # Windows of two sizes in four groups, four stages and two passes are many shapes of attention per batch size, and
+    # cuDNN, which torch may prefer on newer cards, builds a plan for each. The other kernels need none.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cudnn.benchmark = True  # one input size per model, so the search is paid once, in warm_up
 
 

@@ -30,6 +30,30 @@ def test_a_rehearsal_fills_the_whole_table(tmp_path: Path) -> None:
     assert {(row["path"], row["batch"]) for row in rows} == {(p, b) for p in ("plain", "fast") for b in (1, 2)}
     assert all(row["seconds"] > 0 and row["largest_logit_difference"] < 3e-4 for row in rows)
     assert report["forward"]["gflop_fast"] < report["forward"]["gflop_published"]
-    assert report["start"]["load_both_seconds"] > 0
-    assert all(report["start"][f"first_pass_rmbg_batch_{batch}_seconds"] > 0 for batch in (1, 2, 4))
-    assert report["job_2x2_1024"]["median_seconds"] > 0
+    assert report["resident"]["start"]["load_both_seconds"] > 0
+    assert all(report["resident"]["start"][f"first_pass_rmbg_batch_{batch}_seconds"] > 0 for batch in (1, 2, 4))
+    assert report["resident"]["job_2x2_1024"]["median_seconds"] > 0
+
+
+def test_a_part_that_fails_loses_no_other_and_is_seen_in_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def search(*_: object) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(cuda, "search", search)
+    threads = torch.get_num_threads()
+    try:
+        status = cuda.main(
+            ["--rehearse", "--only", "search", "profile", "--batches", "1", "--json", str(tmp_path / "report.json")]
+        )
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(True)
+    assert status == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["failed"] == {"search": "RuntimeError: no room"}
+    names = {row["name"] for row in report["profile"]["1"]["modules"]}
+    assert {"backbone", "decoder", "squeeze"} <= names
+    assert report["profile"]["1"]["kernels"]
+    assert "no room" in capsys.readouterr().out

@@ -76,11 +76,11 @@ def load_checkpoint(
             }
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(f"{path} cannot be read as safetensors: {exc}") from exc
-    _materialise(model, loaded, torch.device(device))
+    fill_in(model, loaded, torch.device(device))
     return model.eval()
 
 
-def _materialise(model: BiRefNet, loaded: dict[str, Tensor], device: torch.device) -> None:
+def fill_in(model: BiRefNet, loaded: dict[str, Tensor], device: torch.device) -> None:
     """Put tensors in place of a network built on the meta device, rebuilding what files may leave out."""
     for name, buffer in list(model.named_buffers()):
         if name.endswith("relative_position_index"):

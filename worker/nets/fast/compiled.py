@@ -108,7 +108,8 @@ def compile_to(path: Path, net: nn.Module, x: Tensor) -> None:
 
 def load_compiled(path: Path, net: nn.Module) -> Any:
     """A compiled pass with the weights of `net`, which it shares."""
-    compiled = torch._inductor.aoti_load_package(str(path))
+    # Single-threaded: otherwise it asks an event whether the last pass has ended, which a recorded pass must not do.
+    compiled = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     names = compiled.get_constant_fqns()
     compiled.load_constants({name: tensors[name] for name in names}, check_full_update=True, user_managed=True)

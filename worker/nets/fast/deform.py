@@ -8,9 +8,11 @@ The same sums as worker/nets/decoder.py DeformableASPP, by other means:
   view embedding_bag takes a path that is 50 times slower.
 - Positions go in chunks whose columns stay in the cache; batch norm, ReLU and the modulation's factor of two are in
   the matrix product; the last 1x1 convolution follows at once, so no branch's whole map is ever in memory.
+- On CUDA the columns of a chunk are one kernel of our own, where it can run (worker/nets/fast/own.py).
 - Coordinates are float32 whatever the weights' type (see worker/nets/deform_conv.py).
 """
 
+from types import ModuleType
 from typing import cast
 
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.nets.decoder import DeformableASPP, DeformableBranch
+from worker.nets.fast import own
 from worker.nets.fast.layers import Conv, Linear, fold_batch_norm
 
 #: Column elements (positions * taps * channels) held at once. CPU: 16 MiB stay in the last-level cache, and the
@@ -25,6 +28,8 @@ from worker.nets.fast.layers import Conv, Linear, fold_batch_norm
 _COLUMN_LIMIT = 2**22
 #: CUDA: few, large launches; 128 MiB in fp16.
 _COLUMN_LIMIT_CUDA = 2**26
+#: Chunks on CUDA are multiples of a matrix kernel's tile.
+_TILE = 256
 
 
 def _column_limit(device: torch.device) -> int:
@@ -35,6 +40,7 @@ class _Branches(nn.Module):
     """The branches of one kernel size.
 
     Attributes:
+        kernel: side of the kernels.
         taps: sampled positions of all its branches together.
         sampling: convolution to (dy of all taps, dx of all taps, modulation of all taps).
         products: per branch, columns (positions, k*k*C) -> (positions, width), batch norm and ReLU included.
@@ -47,7 +53,7 @@ class _Branches(nn.Module):
         super().__init__()
         convs = [branch.atrous_conv for branch in branches]
         like = convs[0].regular_conv.weight
-        kernel = like.shape[-1]
+        self.kernel = kernel = like.shape[-1]
         self.taps = len(branches) * kernel**2
         weights, biases = [], []
         for part, conv_name in ((0, "offset_conv"), (1, "offset_conv"), (None, "modulator_conv")):
@@ -83,7 +89,11 @@ class _Branches(nn.Module):
         columns = F.embedding_bag(
             index.view(-1, 4), rows, mode="sum", per_sample_weights=factor.view(-1, 4).to(rows.dtype)
         )
-        columns = columns.view(len(index), len(self.products), -1)  # (n, branches, k*k*C)
+        return self.products_of(columns, len(index))
+
+    def products_of(self, columns: Tensor, positions: int) -> list[Tensor]:
+        """Columns of so many positions, (positions, taps, C) in any shape -> per branch (positions, width)."""
+        columns = columns.view(positions, len(self.products), -1)  # (n, branches, k*k*C)
         return [product(columns[:, number]) for number, product in enumerate(self.products)]
 
     def _corners(self, sampling: Tensor, grid: "_Grid", start: int) -> tuple[Tensor, Tensor]:
@@ -159,10 +169,14 @@ class FastASPP(nn.Module):
         self.register_buffer("pool_out", pooled.to(like))
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        grid = _Grid(height, width, x.device)
         pooled = F.relu(F.linear(x.mean(dim=(1, 2)), self.pool_weight, self.pool_bias))
         pooled = F.linear(pooled, self.pool_out)  # (B, C): the same for every position of a picture
+        # A compiler sees torch's operators, which it can take apart.
+        kernels = None if torch.compiler.is_compiling() else own.own_kernels(x.device)
+        if kernels is not None:
+            return self._by_own_kernels(x, pooled, kernels)
+        batch, height, width, channels = x.shape
+        grid = _Grid(height, width, x.device)
         groups = [cast(_Branches, group) for group in self.groups]
         sampling = [group.sampling(x).flatten(1, 2) for group in groups]  # (B, H*W, 3 * taps) each
         step = max(1, _column_limit(x.device) // self.columns_per_position)
@@ -176,3 +190,20 @@ class FastASPP(nn.Module):
                     branches += group(rows, samples[item, part], grid, start)
                 y[item, part] = self.join(torch.cat(branches, dim=1)).add_(pooled[item]).relu_()
         return y.view_as(x)
+
+    def _by_own_kernels(self, x: Tensor, pooled: Tensor, kernels: ModuleType) -> Tensor:
+        """The whole batch as one row of positions: x (B, H, W, C), pooled (B, C) -> (B, H, W, C)."""
+        batch, height, width, channels = x.shape
+        positions = batch * height * width
+        groups = [cast(_Branches, group) for group in self.groups]
+        sampling = [group.sampling(x).flatten(0, 2) for group in groups]  # (B*H*W, 3 * taps) each
+        step = max(1, _column_limit(x.device) // self.columns_per_position // _TILE) * _TILE
+        y = x.new_empty(positions, channels)
+        for start in range(0, positions, step):
+            stop = min(start + step, positions)
+            branches: list[Tensor] = []
+            for group, samples in zip(groups, sampling, strict=True):
+                columns = kernels.deformable_columns(x, samples, start, stop, group.kernel)
+                branches += group.products_of(columns, stop - start)
+            y[start:stop] = self.join(torch.cat(branches, dim=1))
+        return y.view(batch, -1, channels).add_(pooled.unsqueeze(1)).relu_().view_as(x)

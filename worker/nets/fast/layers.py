@@ -102,7 +102,7 @@ class Linear(nn.Module):
                 y = F.relu_(y)
             elif self.activation == "gelu":
                 y = F.gelu(y)
-        return y if shortcut is None else y + shortcut
+        return y if shortcut is None else y.add_(shortcut)
 
 
 class Conv(nn.Module):

@@ -6,15 +6,20 @@
 - Windows stand in four groups: those the shift leaves whole, those it cuts from right to left, from top to bottom, and
   both. All windows of a group have the same mask, so the bias and the mask of a block are four small tensors made at
   load, and no tensor of every window's bias is ever built (241 MB in the first stage of the large network at 1024 px).
+- On CUDA both gathers and the attention between them are one kernel of our own, where it can run: in torch's operators
+  the gathers move 2.1 GB for one picture of 1024 px (worker/nets/fast/own.py). Norms are kernels too, so that shortcuts
+  can be sums inside the matrix products.
 """
 
 from copy import deepcopy
+from types import ModuleType
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.nets.fast import own
 from worker.nets.fast.layers import Linear
 from worker.nets.swin import PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
 
@@ -32,11 +37,15 @@ class _Plan(nn.Module):
         padded: positions in `source` of padded tokens.
         back: (B*H*W,) where each token stands in `source`.
         groups: number of windows of each kind: whole, cut right, cut below, cut both ways.
+        tokens: (windows, N) int32, as `source`, but -1 for padded tokens; and kinds: (windows,) int32, which group.
+            For our own kernel.
     """
 
     source: Tensor
     padded: Tensor
     back: Tensor
+    tokens: Tensor
+    kinds: Tensor
 
     def __init__(self, batch: int, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
         super().__init__()
@@ -63,12 +72,27 @@ class _Plan(nn.Module):
         self.register_buffer("source", source.clamp(min=0).to(device), persistent=False)
         self.register_buffer("padded", (source < 0).nonzero().flatten().to(device), persistent=False)
         self.register_buffer("back", back.to(device), persistent=False)
+        which = torch.arange(4, device="cpu").repeat_interleave(torch.tensor(self.groups, device="cpu"))
+        self.register_buffer("tokens", source.view(-1, window**2).int().to(device), persistent=False)
+        self.register_buffer("kinds", which.int().to(device), persistent=False)
 
 
 class _Block(nn.Module):
-    """SwinBlock for inference: (B*H*W, dim) rows -> the same."""
+    """SwinBlock for inference: (B*H*W, dim) rows -> the same.
 
-    def __init__(self, plain: SwinBlock) -> None:
+    Attributes:
+        shifts: two (dim,) float32, for our own kernels: what the biases before each norm in this stage add up to.
+        shift_out: the same with this block's biases.
+    """
+
+    shifts: Tensor
+    shift_out: Tensor
+
+    def __init__(self, plain: SwinBlock, shift_in: Tensor | None = None) -> None:
+        """
+        Args:
+            shift_in: `shift_out` of the block before, None for a stage's first.
+        """
         super().__init__()
         attention = plain.attn
         like = attention.qkv.weight
@@ -86,6 +110,23 @@ class _Block(nn.Module):
             allowed = shift_mask(2 * self.window, 2 * self.window, self.window, self.shift, like.device)
             masks = masks.masked_fill(~allowed.unsqueeze(1), float("-inf"))
         self.register_buffer("masks", masks.to(like).contiguous())
+        first = torch.zeros(len(plain.norm1.weight), device=like.device) if shift_in is None else shift_in
+        second = first + attention.proj.bias.detach().float()
+        self.register_buffer("shifts", torch.stack((first, second)))
+        self.register_buffer("shift_out", second + plain.mlp.fc2.bias.detach().float())
+
+    def add_to(self, x: Tensor, plan: _Plan, kernels: ModuleType) -> None:
+        """By our own kernels, in place: `x` is the rows less their shift, before and after.
+
+        So the two shortcuts are sums inside the matrix products, which have no bias then: biases are constants, and
+        nothing but the norms needs them.
+        """
+        y = _norm(kernels, self.norm1, x, self.shifts[0])
+        padding = cast(Tensor, self.qkv.bias)
+        y = kernels.window_attention(self.qkv(y), padding, self.masks, plan.tokens, plan.kinds, self.num_heads)
+        x.addmm_(y, cast(Tensor, self.proj.weight).t())
+        y = self.fc1(_norm(kernels, self.norm2, x, self.shifts[1]))
+        x.addmm_(y, cast(Tensor, self.fc2.weight).t())
 
     def forward(self, x: Tensor, plan: _Plan) -> Tensor:
         x = self.proj(self._attend(self.norm1(x), plan), x)
@@ -115,6 +156,12 @@ class _Block(nn.Module):
         return y.index_select(0, plan.back)
 
 
+def _norm(kernels: ModuleType, norm: nn.LayerNorm, x: Tensor, shift: Tensor) -> Tensor:
+    """The norm of x + shift, (..., dim) -> the same."""
+    y = kernels.layer_norm(x.reshape(-1, x.shape[-1]), shift, norm.weight, norm.bias, norm.eps)
+    return cast(Tensor, y).view(x.shape)
+
+
 class _Merging(nn.Module):
     """PatchMerging for inference."""
 
@@ -124,17 +171,30 @@ class _Merging(nn.Module):
         self.reduction = Linear(plain.reduction.weight, None, like=plain.reduction.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.reduction(self.norm(self._joined(x)))
+
+    def by_own_kernels(self, x: Tensor, shift: Tensor, kernels: ModuleType) -> Tensor:
+        """The same of x + shift."""
+        if x.shape[1] % 2 or x.shape[2] % 2:  # what is padded is zero after the shift
+            x, shift = x + shift.to(x.dtype), torch.zeros_like(shift)
+        return self.reduction(_norm(kernels, self.norm, self._joined(x), shift.repeat(4)))
+
+    @staticmethod
+    def _joined(x: Tensor) -> Tensor:
+        """Four neighbours side by side: (B, h, w, C) -> (B, ceil(h/2), ceil(w/2), 4C)."""
         _, h, w, _ = x.shape
         if h % 2 or w % 2:
             x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        x = torch.cat((x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]), dim=-1)
-        return self.reduction(self.norm(x))
+        return torch.cat((x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]), dim=-1)
 
 
 class _Stage(nn.Module):
     def __init__(self, plain: SwinStage) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_Block(cast(SwinBlock, block)) for block in plain.blocks)
+        blocks: list[_Block] = []
+        for block in plain.blocks:
+            blocks.append(_Block(cast(SwinBlock, block), blocks[-1].shift_out if blocks else None))
+        self.blocks = nn.ModuleList(blocks)
         self.downsample = None if plain.downsample is None else _Merging(plain.downsample)
 
 
@@ -149,10 +209,15 @@ class FastSwin(nn.Module):
         self.plans = nn.ModuleDict()
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        # A compiler sees torch's operators, which it can take apart.
+        kernels = None if torch.compiler.is_compiling() else own.own_kernels(x.device)
         x = self.patch_embed(x)
-        features = []
+        features: list[Tensor] = []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             assert isinstance(stage, _Stage)
+            if kernels is not None:
+                x = self._stage_by_own_kernels(stage, cast(nn.LayerNorm, norm), x, features, kernels)
+                continue
             shape = x.shape
             x = x.reshape(-1, shape[-1])
             for block in stage.blocks:
@@ -163,6 +228,19 @@ class FastSwin(nn.Module):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return features
+
+    def _stage_by_own_kernels(
+        self, stage: _Stage, norm: nn.LayerNorm, x: Tensor, features: list[Tensor], kernels: ModuleType
+    ) -> Tensor:
+        """One stage: appends its feature, returns what the next one takes. `x` is overwritten."""
+        x = x.contiguous()
+        rows = x.view(-1, x.shape[-1])
+        for block in stage.blocks:
+            assert isinstance(block, _Block)
+            block.add_to(rows, self._plan(x.shape, block.window, block.shift, x.device), kernels)
+        shift = cast(_Block, stage.blocks[-1]).shift_out
+        features.append(_norm(kernels, norm, x, shift))
+        return x if stage.downsample is None else stage.downsample.by_own_kernels(x, shift, kernels)
 
     def _plan(self, shape: torch.Size, window: int, shift: int, device: torch.device) -> _Plan:
         batch, height, width = shape[:3]
