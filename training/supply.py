@@ -24,6 +24,8 @@ from training.data import MEAN, STD, Assets, sample
 from training.kinds import KINDS
 
 Bytes = NDArray[np.uint8]
+#: Pictures that are added to a reservoir between two batches, at most.
+AT_ONCE = 400
 
 
 def squashed(assets: Assets, seed: int, index: int, size: int) -> Bytes:
@@ -139,12 +141,15 @@ class Reservoir:
         self.pictures = torch.empty((capacity, 4, size, size), dtype=torch.uint8, device=device)
         self.count, self._unseen = 0, 0
         self._rng = np.random.default_rng(seed)
+        # Copies have a stream of their own: in the training's they would wait for all that lies before them.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._statistics = [torch.from_numpy(x).to(device).view(1, 3, 1, 1) for x in (MEAN, STD)]
 
     def add(self, picture: Bytes) -> None:
         """Keep a picture, (S, S, 4) uint8."""
         place = self.count % len(self.pictures)
-        self.pictures[place] = torch.from_numpy(picture.copy()).to(self.pictures.device).permute(2, 0, 1)
+        with torch.cuda.stream(self._stream):
+            self.pictures[place] = torch.from_numpy(picture.copy()).to(self.pictures.device).permute(2, 0, 1)
         self.count += 1
         self._unseen = min(self._unseen + 1, len(self.pictures))
 
@@ -154,11 +159,17 @@ class Reservoir:
         Args:
             size: S, if they shall be smaller than they are kept.
         """
-        kept = min(self.count, len(self.pictures))
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+        # The oldest may be overwritten while this batch is on its way, once all places are taken.
+        safe = len(self.pictures) - min(AT_ONCE, len(self.pictures) // 4)
+        kept = min(self.count, safe)
         new = min(self._unseen, count)
         places = [(self.count - self._unseen + i) % len(self.pictures) for i in range(new)]
         self._unseen -= new
-        places += self._rng.integers(0, kept, count - new).tolist()
+        places += [
+            (self.count - 1 - int(back)) % len(self.pictures) for back in self._rng.integers(0, kept, count - new)
+        ]
         chosen = self.pictures[torch.tensor(places, device=self.pictures.device)].float() / 255
         if size is not None and size != chosen.shape[2]:
             chosen = F.interpolate(chosen, size=(size, size), mode="bilinear", antialias=True)
