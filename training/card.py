@@ -152,7 +152,7 @@ def train(
     """Train the base and both roles.
 
     Args:
-        go: nothing but drawing happens before this file exists.
+        go: nothing but drawing happens before this file exists; it may hold the minutes in place of `minutes`.
     Returns:
         Checkpoints of the averaged weights by role.
     """
@@ -161,6 +161,7 @@ def train(
     stores: dict[int, Reservoir] = {}
     while go is not None and not go.exists():
         time.sleep(0.2)
+    minutes = float((go.read_text() if go else "") or minutes)
     plain, deform_conv.deform_conv2d = deform_conv.deform_conv2d, deform_conv2d_on_grid
     try:
         finished = folder / "base" / "ema.safetensors"
@@ -185,7 +186,7 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=Path, default=RUNS / "card", help="folder of the run")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="that draw")
-    parser.add_argument("--go", type=Path, help="only draw pictures until this file exists; the card is left alone")
+    parser.add_argument("--go", type=Path, help="only draw until this file exists; it may hold the minutes")
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     parser.add_argument("--rehearse", action="store_true", help="tiny pictures of simple shapes on the CPU")
     options = parser.parse_args()
@@ -196,7 +197,6 @@ def main() -> int:
         return 0
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other way of asking opens the card, and a fork is to come
     if not torch.cuda.is_available():
         print("No CUDA card is here; python -m training.train trains on the CPU.", file=sys.stderr)
