@@ -3,11 +3,13 @@
 Feature maps are (B, H, W, C) tensors here; `as_nchw` shows one to torch's operators as channels-last without a copy.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worker.nets.fast import own
 
 
 def as_nchw(x: Tensor) -> Tensor:
@@ -20,10 +22,20 @@ def as_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+def pixels_of_cells(image: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B, H/side, W/side, C * side**2), contiguous; channels in the order (c, row, column)."""
+    batch, channels, height, width = image.shape
+    x = image.reshape(batch, channels, height // side, side, width // side, side)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // side, width // side, -1)
+
+
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with corners aligned, as in the plain network. (B, H, W, C) -> (B, *size, C)."""
     if tuple(x.shape[1:3]) == tuple(size):
         return x
+    kernels = own.kernels_for(x)
+    if kernels is not None:
+        return cast(Tensor, kernels.resize(x, size))
     return as_nhwc(F.interpolate(as_nchw(x), size=size, mode="bilinear", align_corners=True))
 
 
@@ -42,6 +54,15 @@ def fold_batch_norm(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tup
     shift = norm.bias.double() - norm.running_mean.double() * scale
     folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
     return folded, shift if bias is None else shift + bias.double() * scale
+
+
+#: Convolutions on tensor cores take channels by so many; others are several times slower.
+_CHANNELS = 8
+
+
+def takes_whole_groups(like: Tensor) -> bool:
+    """Whether convolutions of this device and type are fast only where channels are multiples of _CHANNELS."""
+    return like.device.type == "cuda" and like.dtype.itemsize == 2
 
 
 def packs_weights(weight: Tensor) -> bool:
@@ -106,7 +127,12 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square convolution with stride 1 and same padding, channels-last: (B, H, W, in) -> (B, H, W, out)."""
+    """A square convolution with stride 1 and same padding, channels-last: (B, H, W, in) -> (B, H, W, out).
+
+    The answer is contiguous, but for a card whose kernels take whole groups of channels: then zeros fill the last group
+    of the weights, and the answer is the part of a wider map that has a meaning. On a card, bias and activation are one
+    kernel; torch's convolution adds its bias in a pass of its own.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -119,9 +145,23 @@ class Conv(nn.Module):
         """
         super().__init__()
         self.relu = relu
+        self.out = len(weight)
+        if takes_whole_groups(like) and self.out % _CHANNELS:
+            weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -self.out % _CHANNELS))
+            bias = None if bias is None else F.pad(bias, (0, -self.out % _CHANNELS))
         self.register_buffer("weight", weight.detach().to(like).contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if bias is None else bias.detach().to(like).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(as_nchw(x), self.weight, self.bias, padding=self.weight.shape[-1] // 2)
-        return as_nhwc(F.relu_(y) if self.relu else y)
+        kernels = own.kernels_for(x)
+        if kernels is None or self.bias is None:
+            y = self.product(x, self.bias)
+            y = F.relu_(y) if self.relu else y
+        else:
+            y = self.product(x)
+            kernels.add_bias(y.view(-1, y.shape[-1]), self.bias, relu=self.relu)
+        return y[..., : self.out]
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Without bias and activation, but for the bias that is given; with the channels that fill the last group."""
+        return as_nhwc(F.conv2d(as_nchw(x), self.weight, bias, padding=self.weight.shape[-1] // 2))

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.nets.fast import own
-from worker.nets.fast.layers import Linear
-from worker.nets.swin import PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
+from worker.nets.fast.layers import Linear, pixels_of_cells
+from worker.nets.swin import PatchEmbed, PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
 
 #: Share of padded tokens up to which they are projected too: the gather then moves rows of dim, not of 3 * dim. At
 #: 1024 px the first two stages have 2-7 % and the others 16-56 %. The tiny backbone, one thread: 2.21 s; 2.28 s when no
@@ -204,14 +204,14 @@ class FastSwin(nn.Module):
     def __init__(self, plain: Swin) -> None:
         super().__init__()
         self.patch_embed = deepcopy(plain.patch_embed)
+        self.register_buffer("embed_shift", cast(Tensor, plain.patch_embed.proj.bias).detach().float())
         self.stages = nn.ModuleList(_Stage(cast(SwinStage, stage)) for stage in plain.layers)
         self.norms = nn.ModuleList(deepcopy(plain.get_submodule(f"norm{number}")) for number in range(4))
         self.plans = nn.ModuleDict()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        # A compiler sees torch's operators, which it can take apart.
-        kernels = None if torch.compiler.is_compiling() else own.own_kernels(x.device)
-        x = self.patch_embed(x)
+        kernels = own.kernels_for(x)
+        x = self.patch_embed(x) if kernels is None else self._tokens(x, kernels)
         features: list[Tensor] = []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             assert isinstance(stage, _Stage)
@@ -228,6 +228,14 @@ class FastSwin(nn.Module):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return features
+
+    def _tokens(self, x: Tensor, kernels: ModuleType) -> Tensor:
+        """`patch_embed` as a product: the convolution takes three channels, and with those leaves the tensor cores."""
+        embed = cast(PatchEmbed, self.patch_embed)
+        side = embed.patch_size
+        x = F.pad(x, (0, -x.shape[3] % side, 0, -x.shape[2] % side))
+        y = F.linear(pixels_of_cells(x, side), embed.proj.weight.flatten(1))
+        return _norm(kernels, embed.norm, y, cast(Tensor, self.embed_shift))
 
     def _stage_by_own_kernels(
         self, stage: _Stage, norm: nn.LayerNorm, x: Tensor, features: list[Tensor], kernels: ModuleType
