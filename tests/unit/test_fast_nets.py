@@ -205,6 +205,9 @@ class TestTheBackbone:
         expected = {"none": lambda y: y, "relu": F.relu, "gelu": F.gelu}[activation](layer(x))
         packed = copy.deepcopy(own)
         packed.pack()
+        if bias and activation != "none":
+            inside = own._activated_inside(x.flatten(0, 1)).view_as(expected)
+            torch.testing.assert_close(inside, expected, atol=1e-5, rtol=1e-5)
         for candidate in (own, packed):
             torch.testing.assert_close(candidate(x), expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(candidate(x, shortcut), expected + shortcut, atol=1e-5, rtol=1e-5)

@@ -229,6 +229,48 @@ class TestTheNetworkWithThem:
         assert (half.float().sigmoid() - expected.sigmoid()).abs().max() < 0.015
 
 
+class TestFastest:
+    ANSWER = torch.tensor([1.0, float("nan")])
+
+    def candidate(self, calls: list[str], name: str, error: float | Exception) -> Callable[[], torch.Tensor]:
+        def run() -> torch.Tensor:
+            calls.append(name)
+            if isinstance(error, Exception):
+                raise error
+            return self.ANSWER + error
+
+        return run
+
+    def test_the_fastest_that_is_right_is_found_once_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[str] = []
+        names = ("slow", "wrong", "broken", "fast", "medium")
+        errors = (0.0, 0.5, RuntimeError("out of shared memory\nmore"), 0.001, 0.0)
+        candidates = [self.candidate(calls, *given) for given in zip(names, errors, strict=True)]
+        times = dict(zip(candidates, (5.0, 1.0, 1.0, 2.0, 3.0), strict=True))
+        monkeypatch.setattr(own, "_fastest", {})
+        monkeypatch.setattr(own, "_milliseconds", times.__getitem__)
+        monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
+        own.fastest("key", candidates)
+        assert calls == ["slow"]  # a recording must not see trials, and decides nothing
+        monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+        with capture_logs() as logs:
+            own.fastest("key", candidates)
+        assert [entry["candidate"] for entry in logs] == [1, 2]
+        assert logs[1]["detail"] == "RuntimeError: out of shared memory"
+        calls.clear()
+        torch.testing.assert_close(own.fastest("key", candidates), self.ANSWER + 0.001, equal_nan=True)
+        assert calls == ["fast"]
+
+    def test_out_of_memory_reaches_the_caller_and_decides_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(own, "_fastest", {})
+        monkeypatch.setattr(own, "_milliseconds", lambda run: 1.0)
+        monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+        candidates = [self.candidate([], "right", 0.0), self.candidate([], "large", torch.OutOfMemoryError("no room"))]
+        with pytest.raises(torch.OutOfMemoryError):
+            own.fastest("key", candidates)
+        assert not own._fastest
+
+
 class TestChoosing:
     def test_a_cpu_has_none(self) -> None:
         assert own.own_kernels(torch.device("cpu")) is None

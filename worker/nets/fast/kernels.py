@@ -120,9 +120,9 @@ _QUERIES, _KEYS = 64, 32
 _LEAST_CHANNELS = 16
 
 
-#: Other ways to compute it: queries of one step and warps, for `_attention_of_windows`. Which is fastest depends on the
+#: Other ways to compute it: queries of one step, warps, and steps that are read ahead, for `_attention_of_windows`. Which is fastest depends on the
 #: card and on how many windows there are; the first way is the one above.
-_WINDOW_FORMS = ((64, 4), (32, 2), (16, 1))
+_WINDOW_FORMS = ((64, 4, 2), (32, 2, 2), (16, 1, 1))
 ATTENTION_FORMS = 1 + len(_WINDOW_FORMS)
 
 
@@ -150,7 +150,7 @@ def window_attention(
     assert max(qkv.numel(), masks.numel()) < 2**31  # elements are counted in 32 bits
     out = qkv.new_empty(rows, dim)
     if form:
-        queries, warps = _WINDOW_FORMS[form - 1]
+        queries, warps, ahead = _WINDOW_FORMS[form - 1]
         main = max(_LEAST_CHANNELS, triton.next_power_of_2(size + 1) // 2)
         _attention_of_windows[(windows * num_heads,)](
             qkv,
@@ -169,6 +169,7 @@ def window_attention(
             main=main,
             rest=max(_LEAST_CHANNELS, triton.next_power_of_2(size - main)) if size > main else 0,
             num_warps=warps,
+            num_stages=ahead,
         )
         return out
     tiles = triton.cdiv(size, _QUERIES)
@@ -258,18 +259,28 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _keys(qkv, padding, tokens, window, part, first, size, dim, channels, keys: tl.constexpr, block: tl.constexpr):
+def _keys(
+    qkv,
+    padding,
+    tokens,
+    window,
+    part,
+    first,
+    size,
+    dim,
+    channels: tl.constexpr,
+    keys: tl.constexpr,
+    block: tl.constexpr,
+):
     """Keys and values of `keys` tokens of a window, two of (keys, block)."""
-    known = (tl.arange(0, block) < channels)[None, :]
-    key_padding = tl.load(padding + dim + part, mask=tl.arange(0, block) < channels, other=0.0)[None, :]
-    value_padding = tl.load(padding + 2 * dim + part, mask=tl.arange(0, block) < channels, other=0.0)[None, :]
     key = first + tl.arange(0, keys)
     row = tl.load(tokens + window * size + key, mask=key < size, other=-1)
-    is_real = (row >= 0)[:, None]
-    here = qkv + (row * (3 * dim))[:, None] + (dim + part)[None, :]
-    k = tl.where(is_real, tl.load(here, mask=is_real & known, other=0.0), key_padding)
-    v = tl.where(is_real, tl.load(here + dim, mask=is_real & known, other=0.0), value_padding)
-    return k, v
+    # A padded token is read where the padding lies: choosing among values would take several times as many steps.
+    here = tl.where(row >= 0, qkv + row * (3 * dim), padding)[:, None] + (dim + part)[None, :]
+    if channels == block:
+        return tl.load(here), tl.load(here + dim)
+    known = (tl.arange(0, block) < channels)[None, :]
+    return tl.load(here, mask=known, other=0.0), tl.load(here + dim, mask=known, other=0.0)
 
 
 @triton.jit
@@ -312,7 +323,6 @@ def _attention_of_windows(
     channel = tl.arange(0, block_channels)
     exists = (channel < channels)[None, :]
     part = head * channels + channel
-    query_padding = tl.load(padding + part, mask=channel < channels, other=0.0)[None, :]
     bias = masks + (tl.load(kinds + window) * num_heads + head) * (size * size)
     k, v = _keys(qkv, padding, tokens, window, part, 0, size, dim, channels, main, block_channels)
     if rest:
@@ -321,8 +331,8 @@ def _attention_of_windows(
         query = tile * queries + tl.arange(0, queries)
         row = tl.load(tokens + window * size + query, mask=query < size, other=-1)
         is_real = (row >= 0)[:, None]
-        q = tl.load(qkv + (row * (3 * dim))[:, None] + part[None, :], mask=is_real & exists, other=0.0)
-        q = tl.where(is_real, q, query_padding)
+        here = tl.where(row >= 0, qkv + row * (3 * dim), padding)[:, None] + part[None, :]
+        q = tl.load(here, mask=exists, other=0.0)
         score = _scores(q, k, bias, query, 0, scale, size, main)
         highest = tl.max(score, 1)
         if rest:

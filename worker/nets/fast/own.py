@@ -57,9 +57,7 @@ def fastest(key: Hashable, candidates: Sequence[Callable[[], Tensor]]) -> Tensor
     return candidates[_fastest[key]]()
 
 
-def _race(
-    candidates: Sequence[Callable[[], Tensor]], time: Callable[[Callable[[], Tensor]], float]
-) -> int:
+def _race(candidates: Sequence[Callable[[], Tensor]], time: Callable[[Callable[[], Tensor]], float]) -> int:
     """Number of the fastest candidate, those left out that fail or compute something else than the first."""
     expected = candidates[0]()
     best, least = 0, time(candidates[0])
