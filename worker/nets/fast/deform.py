@@ -212,5 +212,5 @@ class FastASPP(nn.Module):
                     else:
                         torch.mm(branch, weight, out=part)
                     first += branch.shape[1]
-        kernels.add_bias(y, pooled + self.join.bias, relu=True)
+        kernels.add_bias(y, pooled + cast(Tensor, self.join.bias), relu=True)
         return y.view_as(x)

@@ -120,8 +120,8 @@ _QUERIES, _KEYS = 64, 32
 _LEAST_CHANNELS = 16
 
 
-#: Other ways to compute it: queries of one step, warps, and steps that are read ahead, for `_attention_of_windows`. Which is fastest depends on the
-#: card and on how many windows there are; the first way is the one above.
+#: Other ways to compute it, by `_attention_of_windows`: queries of one step, warps, and steps that are read ahead.
+#: Which is fastest depends on the card and on how many windows there are; the first way is the one above.
 _WINDOW_FORMS = ((64, 4, 2), (32, 2, 2), (16, 1, 1))
 ATTENTION_FORMS = 1 + len(_WINDOW_FORMS)
 
@@ -284,13 +284,12 @@ def _keys(
 
 
 @triton.jit
-def _scores(q, k, bias, query, first, scale, size: tl.constexpr, keys: tl.constexpr):
+def _scores(q, k, bias, query, first: tl.constexpr, scale, size: tl.constexpr, keys: tl.constexpr):
     """Scores and bias, times log2(e); -inf where there is no key."""
     key = first + tl.arange(0, keys)
+    inside = (query < size)[:, None]
     if first + keys > size:
-        inside = (query < size)[:, None] & (key < size)[None, :]
-    else:
-        inside = (query < size)[:, None]
+        inside = inside & (key < size)[None, :]
     added = tl.load(bias + (query * size)[:, None] + key[None, :], mask=inside, other=0.0).to(tl.float32)
     score = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * _LOG2_E) + added * _LOG2_E
     if first + keys > size:
@@ -394,8 +393,8 @@ def _layer_norm(
 
 #: Values of one program of the kernels below, padded ones included: 16 bytes of half precision, twice, per thread.
 _VALUES = 2048
-#: Channels of one program of `resize`.
-_CHANNELS = 256
+#: Channels of one program of `resize`, and pixels at most.
+_CHANNELS, _PIXELS = 128, 512
 
 
 def resize(x: Tensor, size: tuple[int, int], bias: Tensor | None = None) -> Tensor:
@@ -412,7 +411,7 @@ def resize(x: Tensor, size: tuple[int, int], bias: Tensor | None = None) -> Tens
     out = x.new_empty(batch, *size, channels)
     assert max(x.numel() // channels * pitch, out.numel()) < 2**31  # elements are counted in 32 bits
     block_channels = min(_CHANNELS, triton.next_power_of_2(channels))
-    block = _VALUES // block_channels
+    block = min(_PIXELS, _VALUES // block_channels)
     pixels = batch * size[0] * size[1]
     step_y, step_x = (
         (before - 1) / (after - 1) if after > 1 else 0.0 for before, after in zip((height, width), size, strict=True)

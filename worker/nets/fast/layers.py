@@ -144,7 +144,7 @@ class Linear(nn.Module):
         256 px, fp32, CPU); half precision itself makes ten times as much.
         """
         weight, use_gelu = cast(Tensor, self.weight).t(), self.activation == "gelu"
-        return cast(Tensor, torch._addmm_activation(self.bias, rows, weight, use_gelu=use_gelu))
+        return torch._addmm_activation(cast(Tensor, self.bias), rows, weight, use_gelu=use_gelu)
 
 
 def _is_half_on_card(x: Tensor) -> bool:

@@ -77,12 +77,12 @@ def _race(candidates: Sequence[Callable[[], Tensor]], time: Callable[[Callable[[
 
 
 def _milliseconds(run: Callable[[], Tensor]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     run()
-    start.record()  # type: ignore[no-untyped-call]
+    start.record()
     for _ in range(_TIMED_RUNS):
         run()
-    end.record()  # type: ignore[no-untyped-call]
+    end.record()
     end.synchronize()
     return start.elapsed_time(end)
 

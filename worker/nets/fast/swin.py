@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from worker.nets.fast import own
 from worker.nets.fast.layers import Linear, pixels_of_cells
-from worker.nets.swin import PatchEmbed, PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
+from worker.nets.swin import PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
 
 #: Share of padded tokens up to which they are projected too: the gather then moves rows of dim, not of 3 * dim. At
 #: 1024 px the first two stages have 2-7 % and the others 16-56 %. The tiny backbone, one thread: 2.21 s; 2.28 s when no
@@ -247,7 +247,7 @@ class FastSwin(nn.Module):
 
     def _tokens(self, x: Tensor, kernels: ModuleType) -> Tensor:
         """`patch_embed` as a product: the convolution takes three channels, and with those leaves the tensor cores."""
-        embed = cast(PatchEmbed, self.patch_embed)
+        embed = self.patch_embed
         side = embed.patch_size
         x = F.pad(x, (0, -x.shape[3] % side, 0, -x.shape[2] % side))
         y = F.linear(pixels_of_cells(x, side), embed.proj.weight.flatten(1))
