@@ -244,8 +244,8 @@ class TestFastest:
     def test_the_fastest_that_is_right_is_found_once_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[str] = []
         names = ("slow", "wrong", "broken", "fast", "medium")
-        errors = (0.0, 0.5, RuntimeError("out of shared memory\nmore"), 0.001, 0.0)
-        candidates = [self.candidate(calls, *given) for given in zip(names, errors, strict=True)]
+        errors: tuple[float | Exception, ...] = (0.0, 0.5, RuntimeError("out of shared memory\nmore"), 0.001, 0.0)
+        candidates = [self.candidate(calls, name, error) for name, error in zip(names, errors, strict=True)]
         times = dict(zip(candidates, (5.0, 1.0, 1.0, 2.0, 3.0), strict=True))
         monkeypatch.setattr(own, "_fastest", {})
         monkeypatch.setattr(own, "_milliseconds", times.__getitem__)
