@@ -45,12 +45,13 @@ def _marked(net: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def profile_pass(net: nn.Module, x: Tensor, top: int = 15) -> dict[str, Any]:
+def profile_pass(net: nn.Module, x: Tensor, top: int = 25) -> dict[str, Any]:
     """One pass of a warm network, not recorded as a graph.
 
     Returns:
         "milliseconds" of all kernels; the `top` "kernels" (operators on the CPU) and the "modules" with at least
-        _SHARE of it, each a list of {"name", "milliseconds", "share", "calls"}. Modules include what is in them.
+        _SHARE of it, each a list of {"name", "milliseconds", "share", "calls"}. Modules include what is in them. On a
+        card, kernels also have "where": milliseconds by innermost module, where it is known.
     """
     on_card = x.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_card else [])]
@@ -62,6 +63,7 @@ def profile_pass(net: nn.Module, x: Tensor, top: int = 15) -> dict[str, Any]:
     events: Any = recorded.events()
     kernels: dict[str, list[float]] = defaultdict(list)
     modules: dict[str, list[float]] = defaultdict(list)
+    places: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for event in events:
         marked = event.name.startswith(_MARK)
         if on_card and event.device_type != DeviceType.CPU:
@@ -72,12 +74,35 @@ def profile_pass(net: nn.Module, x: Tensor, top: int = 15) -> dict[str, Any]:
             modules[event.name.removeprefix(_MARK)].append(time / 1e3)
         elif not on_card:
             kernels[event.name].append(event.self_cpu_time_total / 1e3)
+    for event in events:
+        # A launch outside an operator, as of our own kernels, has none.
+        for kernel in getattr(event, "kernels", ()):
+            places[kernel.name][_module_of(event)] += kernel.duration / 1e3
     total = sum(sum(times) for times in kernels.values())
     return {
         "milliseconds": total,
-        "kernels": _rows(kernels, total)[:top],
+        "kernels": [{**row, "where": _largest(places[row["name"]])} for row in _rows(kernels, total)[:top]],
         "modules": [row for row in _rows(modules, total) if row["share"] >= _SHARE],
     }
+
+
+def _module_of(event: Any) -> str:
+    """The innermost module in whose call an operator ran."""
+    while event is not None and not event.name.startswith(_MARK):
+        event = event.cpu_parent
+    return "" if event is None else str(event.name).removeprefix(_MARK)
+
+
+def _largest(times: dict[str, float], most: int = 4) -> dict[str, float]:
+    """Milliseconds by module, most first."""
+    return dict(sorted(times.items(), key=lambda item: -item[1])[:most])
+
+
+def _short(name: str) -> str:
+    """A kernel's name without what all of torch's elementwise kernels begin with."""
+    for noise in ("void ", "at::native::", "(anonymous namespace)::", "gpu_kernel_impl_nocast<", "std::"):
+        name = name.replace(noise, "")
+    return name
 
 
 def _rows(times: dict[str, list[float]], total: float) -> list[dict[str, Any]]:
@@ -99,4 +124,6 @@ def show_profile(what: str, result: dict[str, Any]) -> None:
 
 def _show(rows: Iterable[dict[str, Any]]) -> None:
     for row in rows:
-        print(f"{row['milliseconds']:>9.3f} ms {row['share']:>5.0%} {row['calls']:>5}x  {row['name'][:90]}")
+        print(f"{row['milliseconds']:>9.3f} ms {row['share']:>5.0%} {row['calls']:>5}x  {_short(row['name'])[:90]}")
+        if row.get("where"):
+            print(" " * 27 + ", ".join(f"{name} {time:.3f}" for name, time in row["where"].items()))

@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from tests.golden import fill_recipe
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.decoder import DeformableASPP, PatchBlock
-from worker.nets.fast import FastBiRefNet, prepare_for_inference
+from worker.nets.fast import FastBiRefNet, graphs, prepare_for_inference
 from worker.nets.fast import deform as deform_module
 from worker.nets.fast.compiled import Compiled, accelerate, artefact_key, artefact_path, code_hash
 from worker.nets.fast.decoder import _Pictures
@@ -203,6 +205,9 @@ class TestTheBackbone:
         expected = {"none": lambda y: y, "relu": F.relu, "gelu": F.gelu}[activation](layer(x))
         packed = copy.deepcopy(own)
         packed.pack()
+        if bias and activation != "none":
+            inside = own._activated_inside(x.flatten(0, 1)).view_as(expected)
+            torch.testing.assert_close(inside, expected, atol=1e-5, rtol=1e-5)
         for candidate in (own, packed):
             torch.testing.assert_close(candidate(x), expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(candidate(x, shortcut), expected + shortcut, atol=1e-5, rtol=1e-5)
@@ -256,6 +261,24 @@ class TestCudaGraphs:
 
         with pytest.raises(torch.OutOfMemoryError):
             Graphed(nn.Linear(3, 2), record)(torch.randn(1, 3))
+
+    def test_the_pool_of_the_recordings_outlives_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        recorded: list[tuple[object, object]] = []
+
+        @contextmanager
+        def record(graph: object, pool: object, capture_error_mode: str) -> Iterator[None]:
+            recorded.append((graph, pool))
+            yield
+
+        monkeypatch.setattr("torch.cuda.graph", record)
+        monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 7))
+        monkeypatch.setattr("torch.cuda.CUDAGraph", object)
+        monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext())
+        graphs._pool.cache_clear()
+        pool = graphs._pool(torch.device("cpu"))
+        assert graphs._pool(torch.device("cpu")) is pool
+        assert recorded == [(pool.held, pool.handle)]
+        graphs._pool.cache_clear()
 
 
 class TestCompiledPasses:

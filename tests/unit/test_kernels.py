@@ -3,7 +3,8 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -15,8 +16,9 @@ from tests.golden import fill_recipe
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.decoder import DeformableASPP
 from worker.nets.deform_conv import deform_conv2d
-from worker.nets.fast import deform, own, prepare_for_inference
+from worker.nets.fast import deform, layers, own, prepare_for_inference
 from worker.nets.fast.deform import FastASPP
+from worker.nets.fast.layers import Conv
 from worker.nets.fast.swin import _Block, _Plan
 from worker.nets.swin import SwinBlock
 
@@ -93,11 +95,22 @@ class TestWindowAttention:
         [(1, (24, 12), 12, 2), (2, (13, 9), 7, 1), (1, (4, 5), 4, 2), (2, (5, 12), 12, 1), (1, (2, 2), 3, 2)],
     )
     @pytest.mark.parametrize("shifted", [False, True])
+    @pytest.mark.parametrize("form", range(4))
     @torch.inference_mode()
     def test_a_block_is_the_plain_block(
-        self, kernels: ModuleType, batch: int, size: tuple[int, int], window: int, heads: int, shifted: bool
+        self,
+        kernels: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
+        batch: int,
+        size: tuple[int, int],
+        window: int,
+        heads: int,
+        shifted: bool,
+        form: int,
     ) -> None:
         torch.manual_seed(3)
+        assert kernels.ATTENTION_FORMS == 4
+        monkeypatch.setattr(kernels, "window_attention", partial(kernels.window_attention, form=form))
         dim = 8 * heads
         block = SwinBlock(dim, heads, window, window // 2 if shifted else 0, 2.0).eval()
         nn.init.normal_(block.attn.relative_position_bias_table)
@@ -109,16 +122,17 @@ class TestWindowAttention:
         fast.add_to(found, plan, kernels)
         torch.testing.assert_close(found.view_as(x) + fast.shift_out, block(x), atol=2e-5, rtol=1e-4)
 
-    def test_large_scores_do_not_overflow_and_a_nan_stays_in_its_window(self, kernels: ModuleType) -> None:
+    @pytest.mark.parametrize("form", range(4))
+    def test_large_scores_do_not_overflow_and_a_nan_stays_in_its_window(self, kernels: ModuleType, form: int) -> None:
         torch.manual_seed(0)
         qkv, masks = 30 * torch.randn(8, 48), torch.zeros(1, 1, 4, 4)
         tokens, kinds = torch.arange(8).view(2, 4).int(), torch.zeros(2).int()
-        found = kernels.window_attention(qkv, qkv[0], masks, tokens, kinds, 1)
+        found = kernels.window_attention(qkv, qkv[0], masks, tokens, kinds, 1, form)
         q, k, v = qkv.view(2, 4, 3, 16).unbind(2)
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).flatten(0, 1)
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
         qkv[5, 20] = float("nan")
-        spoilt = kernels.window_attention(qkv, qkv[0], masks, tokens, kinds, 1)
+        spoilt = kernels.window_attention(qkv, qkv[0], masks, tokens, kinds, 1, form)
         assert torch.equal(spoilt[:4], found[:4])
         assert spoilt[4:].isnan().all()
 
@@ -131,6 +145,46 @@ class TestLayerNorm:
         found = kernels.layer_norm(x, shift, weight, bias, 1e-5)
         expected = torch.nn.functional.layer_norm(x + shift, shape[1:], weight, bias, 1e-5)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+class TestResize:
+    @pytest.mark.parametrize(
+        ("before", "channels", "after"),
+        [((5, 7), 6, (9, 13)), ((8, 8), 1, (40, 33)), ((16, 9), 300, (3, 5)), ((1, 1), 8, (4, 4)), ((4, 4), 8, (1, 1))],
+    )
+    def test_it_is_torch_s_with_corners_aligned(
+        self, kernels: ModuleType, before: tuple[int, int], channels: int, after: tuple[int, int]
+    ) -> None:
+        torch.manual_seed(0)
+        wide, bias = torch.randn(2, *before, channels + 3), torch.randn(channels)
+        x = wide[..., :channels]
+        expected = torch.nn.functional.interpolate(
+            x.permute(0, 3, 1, 2), size=after, mode="bilinear", align_corners=True
+        ).permute(0, 2, 3, 1)
+        torch.testing.assert_close(kernels.resize(x, after), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(kernels.resize(x.contiguous(), after, bias), expected + bias, atol=1e-5, rtol=1e-5)
+        lines = x[:, ::2]  # apart
+        torch.testing.assert_close(kernels.resize(lines, after), kernels.resize(lines.contiguous(), after))
+
+
+class TestElementwise:
+    @pytest.mark.parametrize(("rows", "channels"), [(6, 5), (90, 64), (4, 3000)])
+    def test_sums_and_gates_are_torch_s(self, kernels: ModuleType, rows: int, channels: int) -> None:
+        torch.manual_seed(0)
+        y, more, one, each = (torch.randn(n, channels) for n in (rows, rows, 1, 2))
+        found = y.clone()
+        kernels.add_bias(found, one[0], relu=False)
+        torch.testing.assert_close(found, y + one)
+        found = y.clone()
+        kernels.add_bias(found, each, more, relu=True)
+        torch.testing.assert_close(found, (y + each.repeat_interleave(rows // 2, 0) + more).relu())
+        gate = torch.randn(rows, 8)[:, 2:3]
+        torch.testing.assert_close(kernels.gated(y, gate), y * gate.sigmoid())
+
+    def test_a_relu_keeps_a_nan(self, kernels: ModuleType) -> None:
+        y = torch.full((2, 4), float("nan"))
+        kernels.add_bias(y, torch.zeros(4), relu=True)
+        assert y.isnan().all()
 
 
 class TestTheNetworkWithThem:
@@ -146,6 +200,23 @@ class TestTheNetworkWithThem:
         found = FastASPP(plain)(x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
         torch.testing.assert_close(found, plain(x), atol=1e-4, rtol=1e-4)
 
+    @pytest.mark.parametrize("variant", ["toy", "starter"])
+    @torch.inference_mode()
+    def test_whole_groups_of_channels_change_nothing(
+        self, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, variant: str
+    ) -> None:
+        model: BiRefNet = fill_recipe.fill(BiRefNet(CONFIGS[variant]).eval())
+        x = fill_recipe.image_tensor(64, 96)
+        expected = model(x)
+        monkeypatch.setattr(layers, "takes_whole_groups", lambda like: True)
+        net = prepare_for_inference(model, pack=False)
+        convs = [module for module in net.modules() if isinstance(module, Conv)]
+        assert any(len(conv.weight) > conv.out for conv in convs)
+        assert all(len(conv.weight) % 8 == 0 for conv in convs)
+        torch.testing.assert_close(net(x), expected, atol=3e-4, rtol=0)
+        monkeypatch.setattr(own, "own_kernels", lambda device: kernels)
+        torch.testing.assert_close(net(x), expected, atol=3e-4, rtol=0)
+
     @pytest.mark.parametrize("size", [(32, 64), (96, 32)])  # at 32 the deepest maps of the half-size pass are odd
     @torch.inference_mode()
     def test_logits_are_the_plain_network_s(self, chosen: ModuleType, size: tuple[int, int]) -> None:
@@ -156,6 +227,48 @@ class TestTheNetworkWithThem:
         torch.testing.assert_close(prepare_for_inference(model, pack=False)(x), expected, atol=3e-4, rtol=0)
         half = prepare_for_inference(model.half())(x.half())
         assert (half.float().sigmoid() - expected.sigmoid()).abs().max() < 0.015
+
+
+class TestFastest:
+    ANSWER = torch.tensor([1.0, float("nan")])
+
+    def candidate(self, calls: list[str], name: str, error: float | Exception) -> Callable[[], torch.Tensor]:
+        def run() -> torch.Tensor:
+            calls.append(name)
+            if isinstance(error, Exception):
+                raise error
+            return self.ANSWER + error
+
+        return run
+
+    def test_the_fastest_that_is_right_is_found_once_and_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[str] = []
+        names = ("slow", "wrong", "broken", "fast", "medium")
+        errors: tuple[float | Exception, ...] = (0.0, 0.5, RuntimeError("out of shared memory\nmore"), 0.001, 0.0)
+        candidates = [self.candidate(calls, name, error) for name, error in zip(names, errors, strict=True)]
+        times = dict(zip(candidates, (5.0, 1.0, 1.0, 2.0, 3.0), strict=True))
+        monkeypatch.setattr(own, "_fastest", {})
+        monkeypatch.setattr(own, "_milliseconds", times.__getitem__)
+        monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
+        own.fastest("key", candidates)
+        assert calls == ["slow"]  # a recording must not see trials, and decides nothing
+        monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+        with capture_logs() as logs:
+            own.fastest("key", candidates)
+        assert [entry["candidate"] for entry in logs] == [1, 2]
+        assert logs[1]["detail"] == "RuntimeError: out of shared memory"
+        calls.clear()
+        torch.testing.assert_close(own.fastest("key", candidates), self.ANSWER + 0.001, equal_nan=True)
+        assert calls == ["fast"]
+
+    def test_out_of_memory_reaches_the_caller_and_decides_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(own, "_fastest", {})
+        monkeypatch.setattr(own, "_milliseconds", lambda run: 1.0)
+        monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+        candidates = [self.candidate([], "right", 0.0), self.candidate([], "large", torch.OutOfMemoryError("no room"))]
+        with pytest.raises(torch.OutOfMemoryError):
+            own.fastest("key", candidates)
+        assert not own._fastest
 
 
 class TestChoosing:
@@ -176,10 +289,13 @@ class TestChoosing:
     ) -> None:
         own._try(kernels, torch.device("cpu"))
 
-        for name in ("deformable_columns", "window_attention", "layer_norm"):
-            ours = getattr(kernels, name)
+        def wrong(ours: Callable[..., torch.Tensor | None], *given: torch.Tensor, **options: bool) -> torch.Tensor:
+            answer = ours(*given, **options)
+            return given[0].add_(1) if answer is None else answer + 1
+
+        for name in ("deformable_columns", "window_attention", "layer_norm", "resize", "add_bias", "gated"):
             with monkeypatch.context() as patch:
-                patch.setattr(kernels, name, lambda *given, ours=ours: ours(*given) + 1)
+                patch.setattr(kernels, name, partial(wrong, getattr(kernels, name)))
                 with pytest.raises(RuntimeError, match="wrong numbers"):
                     own._try(kernels, torch.device("cpu"))
 

@@ -13,6 +13,7 @@
 - Batch norms are folded; no map is joined to its patches, the convolution that follows takes them separately.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import cast
 
@@ -27,10 +28,15 @@ from worker.nets.decoder import (
     DetailHead,
     LateralBlock,
     PatchBlock,
+    image_to_patches,
     image_to_pixels,
 )
+from worker.nets.fast import own
 from worker.nets.fast.deform import FastASPP
-from worker.nets.fast.layers import Conv, Linear, as_nchw, as_nhwc, fold_batch_norm, resize
+from worker.nets.fast.layers import Conv, Linear, as_nchw, as_nhwc, fold_batch_norm, pixels_of_cells, resize
+
+#: Side of the squares of pixels in which `_Pictures` sees the picture on a card.
+_CELL = 4
 
 
 class _Patches(nn.Module):
@@ -44,11 +50,15 @@ class _Patches(nn.Module):
         self.conv_out = Conv(plain.conv_out.weight, plain.conv_out.bias, like=like)
 
     def forward(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        if self._cut is image_to_patches and own.kernels_for(image) is not None:
+            (h, w), (height, width) = size, image.shape[2:]
+            tiles = image.view(*image.shape[:2], height // h, h, width // w, w)
+            return self.conv_out(self.conv1(tiles.permute(0, 3, 5, 1, 2, 4).reshape(len(image), h, w, -1)))
         return self.conv_out(self.conv1(as_nhwc(self._cut(image, size))))
 
 
 class _Beside(nn.Module):
-    """A convolution over maps that stand side by side, batch norm folded: (B, H, W, C_i) -> (B, H, W, out)."""
+    """A convolution over maps that stand side by side, batch norm folded, ReLU: (B, H, W, C_i) -> (B, H, W, out)."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module, inputs: tuple[int, ...]) -> None:
         """
@@ -61,10 +71,19 @@ class _Beside(nn.Module):
         self.parts = nn.ModuleList(Conv(part, None if i else bias, like=conv.weight) for i, part in enumerate(parts))
 
     def forward(self, *maps: Tensor) -> Tensor:
-        x: Tensor = self.parts[0](maps[0])
-        for conv, more in zip(list(self.parts)[1:], maps[1:], strict=True):
-            x += conv(more)
-        return x
+        convs = [cast(Conv, part) for part in self.parts]
+        kernels = own.kernels_for(maps[0])
+        if kernels is None:
+            x: Tensor = convs[0](maps[0])
+            for conv, more in zip(convs[1:], maps[1:], strict=True):
+                x += conv(more)
+            return x.relu_()
+        x, *others = (conv.product(given) for conv, given in zip(convs, maps, strict=True))
+        for other in others[1:]:
+            x += other
+        rows = [y.view(-1, y.shape[-1]) for y in (x, *others[:1])]
+        kernels.add_bias(rows[0], convs[0].bias, *rows[1:], relu=True)
+        return x[..., : convs[0].out]
 
 
 class FastBlock(nn.Module):
@@ -85,7 +104,7 @@ class FastBlock(nn.Module):
         self.conv_out = out
 
     def forward(self, *maps: Tensor) -> Tensor:
-        x = self.conv_in(*maps).relu_()
+        x = self.conv_in(*maps)
         return self.conv_out(x if self.aspp is None else self.aspp(x))
 
 
@@ -107,6 +126,16 @@ class _Join(nn.Module):
         self.from_half = Linear(half, None, like=like)
 
     def forward(self, p: Tensor, full: Tensor, half: Tensor) -> Tensor:
+        kernels = own.kernels_for(p)
+        if kernels is not None:
+            # Everything that is added is added inside a product, and the bias while enlarging.
+            p, channels = p.contiguous(), p.shape[-1]
+            gate = self.attention(self.gate(p)).flatten(0, 2)
+            rows = kernels.gated(p.view(-1, channels), gate)
+            rows.addmm_(half.flatten(0, 2), cast(Tensor, self.from_half.weight).t())
+            y: Tensor = kernels.resize(rows.view_as(p), tuple(full.shape[1:3]), self.from_full.bias)
+            y.view(-1, channels).addmm_(full.flatten(0, 2), cast(Tensor, self.from_full.weight).t())
+            return y
         p = self.from_half(half, p * self.attention(self.gate(p)).sigmoid_())
         return self.from_full(full, resize(p, (full.shape[1], full.shape[2])))
 
@@ -129,16 +158,33 @@ class _Pictures(nn.Module):
         self.first = Conv(w1, b1, like=like)
         self.second = Conv(w2, b2, like=like)
         self.register_buffer("kernel", kernel.to(like).contiguous())
+        # The same over cells of 4x4 pixels: 3x3, from a cell's pixels to its logits. On a card 5x5 from three channels
+        # to one leaves the tensor cores.
+        cells = torch.zeros(_CELL, _CELL, like.shape[1], _CELL, _CELL, 3, 3, dtype=kernel.dtype, device=kernel.device)
+        for y, x, ky, kx in itertools.product(range(_CELL), range(_CELL), range(5), range(5)):
+            (dy, iy), (dx, ix) = divmod(y + ky - 2, _CELL), divmod(x + kx - 2, _CELL)
+            cells[y, x, :, iy, ix, dy + 1, dx + 1] = kernel[0, :, ky, kx]
+        self.cells = Conv(cells.flatten(2, 4).flatten(0, 1), None, like=like)
         self.register_buffer("bias", (b2 + w2.sum(dim=(2, 3)) @ b1).to(like))
 
     def forward(self, image: Tensor) -> Tensor:
-        y = F.conv2d(image, cast(Tensor, self.kernel), cast(Tensor, self.bias), padding=2)
+        kernels = own.kernels_for(image)
+        if kernels is None or image.shape[2] % _CELL or image.shape[3] % _CELL:
+            y = F.conv2d(image, cast(Tensor, self.kernel), cast(Tensor, self.bias), padding=2)
+        else:
+            y = self._by_cells(image)
         # Three lines of the picture decide the outermost line of the answer.
         y[:, :, :1] = self._as_published(image[:, :, :3])[:, :, :1]
         y[:, :, -1:] = self._as_published(image[:, :, -3:])[:, :, -1:]
         y[:, :, :, :1] = self._as_published(image[:, :, :, :3])[:, :, :, :1]
         y[:, :, :, -1:] = self._as_published(image[:, :, :, -3:])[:, :, :, -1:]
         return y
+
+    def _by_cells(self, image: Tensor) -> Tensor:
+        y = self.cells(pixels_of_cells(image, _CELL))
+        batch, h, w, _ = y.shape
+        y = y.view(batch, h, w, _CELL, _CELL).transpose(2, 3).reshape(batch, 1, h * _CELL, w * _CELL)
+        return y.add_(cast(Tensor, self.bias))
 
     def _as_published(self, image: Tensor) -> Tensor:
         return as_nchw(self.second(self.first(as_nhwc(image))))
@@ -155,7 +201,7 @@ class FastDetail(nn.Module):
         self.conv_out = Conv(plain.conv_out.weight, plain.conv_out.bias, like=like)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        return F.pixel_shuffle(as_nchw(self.conv_out(self.conv_mid(self.conv_in(*maps).relu_()))), 2)
+        return F.pixel_shuffle(as_nchw(self.conv_out(self.conv_mid(self.conv_in(*maps)))), 2)
 
 
 class FastDecoder(nn.Module):

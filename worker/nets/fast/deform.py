@@ -171,8 +171,7 @@ class FastASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.relu(F.linear(x.mean(dim=(1, 2)), self.pool_weight, self.pool_bias))
         pooled = F.linear(pooled, self.pool_out)  # (B, C): the same for every position of a picture
-        # A compiler sees torch's operators, which it can take apart.
-        kernels = None if torch.compiler.is_compiling() else own.own_kernels(x.device)
+        kernels = own.kernels_for(x)
         if kernels is not None:
             return self._by_own_kernels(x, pooled, kernels)
         batch, height, width, channels = x.shape
@@ -199,11 +198,19 @@ class FastASPP(nn.Module):
         sampling = [group.sampling(x).flatten(0, 2) for group in groups]  # (B*H*W, 3 * taps) each
         step = max(1, _column_limit(x.device) // self.columns_per_position // _TILE) * _TILE
         y = x.new_empty(positions, channels)
+        join = cast(Tensor, self.join.weight)
         for start in range(0, positions, step):
             stop = min(start + step, positions)
-            branches: list[Tensor] = []
+            part, first = y[start:stop], 0
             for group, samples in zip(groups, sampling, strict=True):
                 columns = kernels.deformable_columns(x, samples, start, stop, group.kernel)
-                branches += group.products_of(columns, stop - start)
-            y[start:stop] = self.join(torch.cat(branches, dim=1))
-        return y.view(batch, -1, channels).add_(pooled.unsqueeze(1)).relu_().view_as(x)
+                # Added up one by one: side by side they would have to be written once more.
+                for branch in group.products_of(columns, stop - start):
+                    weight = join[:, first : first + branch.shape[1]].t()
+                    if first:
+                        part.addmm_(branch, weight)
+                    else:
+                        torch.mm(branch, weight, out=part)
+                    first += branch.shape[1]
+        kernels.add_bias(y, pooled + cast(Tensor, self.join.bias), relu=True)
+        return y.view_as(x)

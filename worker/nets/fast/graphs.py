@@ -28,11 +28,25 @@ class Recording:
     replay: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class _Pool:
+    """One memory pool for all graphs of a device: one pass runs at a time, and nothing of it outlives its copy.
+
+    A pool whose last graph is gone takes no other: recording into it fails, and leaves the random generator unusable.
+    Models are loaded again and batch sizes given up, so a graph of one tiny operation is held with the pool.
+    """
+
+    handle: Any
+    held: torch.cuda.CUDAGraph
+
+
 @cache
-def _pool(device: torch.device) -> Any:
-    """One memory pool for all graphs of a device: one pass runs at a time, and nothing of it outlives its copy."""
+def _pool(device: torch.device) -> _Pool:
     with torch.cuda.device(device):
-        return torch.cuda.graph_pool_handle()
+        handle, graph = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=handle, capture_error_mode="thread_local"):
+            torch.zeros(1, device=device)
+        return _Pool(handle, graph)
 
 
 def record_cuda_graph(net: nn.Module, example: Tensor) -> Recording:
@@ -51,9 +65,9 @@ def record_cuda_graph(net: nn.Module, example: Tensor) -> Recording:
             for _ in range(_WARM_UP_PASSES):
                 net(given)
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
+        pool, graph = _pool(example.device).handle, torch.cuda.CUDAGraph()
         # Other threads compose pictures on this device meanwhile; their calls must not end the recording.
-        with torch.cuda.graph(graph, pool=_pool(example.device), capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = net(given)
         return Recording(given, output, graph.replay)
 

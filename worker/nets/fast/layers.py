@@ -3,11 +3,14 @@
 Feature maps are (B, H, W, C) tensors here; `as_nchw` shows one to torch's operators as channels-last without a copy.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worker.nets.fast import own
 
 
 def as_nchw(x: Tensor) -> Tensor:
@@ -20,10 +23,20 @@ def as_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+def pixels_of_cells(image: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B, H/side, W/side, C * side**2), contiguous; channels in the order (c, row, column)."""
+    batch, channels, height, width = image.shape
+    x = image.reshape(batch, channels, height // side, side, width // side, side)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, height // side, width // side, -1)
+
+
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear with corners aligned, as in the plain network. (B, H, W, C) -> (B, *size, C)."""
     if tuple(x.shape[1:3]) == tuple(size):
         return x
+    kernels = own.kernels_for(x)
+    if kernels is not None:
+        return cast(Tensor, kernels.resize(x, size))
     return as_nhwc(F.interpolate(as_nchw(x), size=size, mode="bilinear", align_corners=True))
 
 
@@ -44,6 +57,15 @@ def fold_batch_norm(norm: nn.Module, weight: Tensor, bias: Tensor | None) -> tup
     return folded, shift if bias is None else shift + bias.double() * scale
 
 
+#: Convolutions on tensor cores take channels by so many; others are several times slower.
+_CHANNELS = 8
+
+
+def takes_whole_groups(like: Tensor) -> bool:
+    """Whether convolutions of this device and type are fast only where channels are multiples of _CHANNELS."""
+    return _is_half_on_card(like)
+
+
 def packs_weights(weight: Tensor) -> bool:
     """Whether oneDNN's linear layer with packed weights can be had: fp32 on a CPU that torch was built with it for."""
     return (
@@ -59,7 +81,7 @@ class Linear(nn.Module):
 
     On the CPU in fp32 it is oneDNN's operator on weights packed by `pack`: measured against F.linear and an own GELU,
     1.26 times as fast at 768 -> 3072 and 1.40 times at 192 -> 768 (GELU costs nothing there), 1.05-1.2 without.
-    Elsewhere it is F.linear.
+    Elsewhere it is F.linear; on a card in half precision its activation may be in the product's kernel.
     """
 
     weight: Tensor | None
@@ -97,16 +119,45 @@ class Linear(nn.Module):
             y = ops._linear_pointwise(x, self._packed, self.bias, self.activation, [], "none")
         else:
             assert self.weight is not None
-            y = F.linear(x, self.weight, self.bias)
-            if self.activation == "relu":
-                y = F.relu_(y)
-            elif self.activation == "gelu":
-                y = F.gelu(y)
+            y = self._by_torch(x)
         return y if shortcut is None else y.add_(shortcut)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        if self.activation == "none" or self.bias is None or not _is_half_on_card(x) or torch.compiler.is_compiling():
+            return self._then_activated(x)
+        rows = x.reshape(-1, x.shape[-1])
+        key = ("linear", self.activation, x.device, x.dtype, tuple(rows.shape), rows.stride(), len(self.bias))
+        y = own.fastest(key, [partial(self._then_activated, rows), partial(self._activated_inside, rows)])
+        return y.view(*x.shape[:-1], -1)
+
+    def _then_activated(self, x: Tensor) -> Tensor:
+        y = F.linear(x, cast(Tensor, self.weight), self.bias)
+        if self.activation == "relu":
+            return F.relu_(y)
+        return F.gelu(y) if self.activation == "gelu" else y
+
+    def _activated_inside(self, rows: Tensor) -> Tensor:
+        """With the activation in the product's kernel, before it rounds: (rows, in) -> (rows, out).
+
+        On CUDA this GELU is the approximation by a hyperbolic tangent, which is off by up to 5e-4, half precision's
+        rounding of a number above 1. In alpha it makes 3e-4 at most and 4e-5 on average (the tiny golden network at
+        256 px, fp32, CPU); half precision itself makes ten times as much.
+        """
+        weight, use_gelu = cast(Tensor, self.weight).t(), self.activation == "gelu"
+        return torch._addmm_activation(cast(Tensor, self.bias), rows, weight, use_gelu=use_gelu)
+
+
+def _is_half_on_card(x: Tensor) -> bool:
+    return x.device.type == "cuda" and x.dtype.itemsize == 2
 
 
 class Conv(nn.Module):
-    """A square convolution with stride 1 and same padding, channels-last: (B, H, W, in) -> (B, H, W, out)."""
+    """A square convolution with stride 1 and same padding, channels-last: (B, H, W, in) -> (B, H, W, out).
+
+    The answer is contiguous, but for a card whose kernels take whole groups of channels: then zeros fill the last group
+    of the weights, and the answer is the part of a wider map that has a meaning. On a card, bias and activation are one
+    kernel; torch's convolution adds its bias in a pass of its own.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -119,9 +170,23 @@ class Conv(nn.Module):
         """
         super().__init__()
         self.relu = relu
+        self.out = len(weight)
+        if takes_whole_groups(like) and self.out % _CHANNELS:
+            weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -self.out % _CHANNELS))
+            bias = None if bias is None else F.pad(bias, (0, -self.out % _CHANNELS))
         self.register_buffer("weight", weight.detach().to(like).contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if bias is None else bias.detach().to(like).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(as_nchw(x), self.weight, self.bias, padding=self.weight.shape[-1] // 2)
-        return as_nhwc(F.relu_(y) if self.relu else y)
+        kernels = own.kernels_for(x)
+        if kernels is None or self.bias is None:
+            y = self.product(x, self.bias)
+            y = F.relu_(y) if self.relu else y
+        else:
+            y = self.product(x)
+            kernels.add_bias(y.view(-1, y.shape[-1]), self.bias, relu=self.relu)
+        return y[..., : self.out]
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Without bias and activation, but for the bias that is given; with the channels that fill the last group."""
+        return as_nhwc(F.conv2d(as_nchw(x), self.weight, bias, padding=self.weight.shape[-1] // 2))

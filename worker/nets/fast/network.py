@@ -1,5 +1,7 @@
 """A loaded network rewritten for inference: the same function, exactly, in less time."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -64,8 +66,19 @@ def _enlarged_then_resized(x: Tensor, between: tuple[int, int], size: tuple[int,
 
 def _resize_matrix(length: int, between: int, out: int, like: Tensor) -> Tensor:
     """(out, length): what two resizes in a row do to one axis; each row has at most four weights."""
-    eye = torch.eye(length, device=like.device).view(1, length, length, 1)
-    return resize(resize(eye, (between, length)), (out, length)).view(out, length).to(like.dtype)
+    if like.device.type != "cuda" or torch.compiler.is_compiling():
+        return _two_resizes(length, between, out, like.device, like.dtype)
+    return _kept_resizes(length, between, out, like.device, like.dtype)
+
+
+def _two_resizes(length: int, between: int, out: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    eye = torch.eye(length, device=device).view(1, length, length, 1)
+    return resize(resize(eye, (between, length)), (out, length)).view(out, length).to(dtype)
+
+
+#: On a card they are some thirty launches of a pass. Made before a pass is recorded, so in no graph's memory, and never
+#: given up, because a graph reads them.
+_kept_resizes = cache(_two_resizes)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@
 """
 
 from copy import deepcopy
+from functools import partial
 from types import ModuleType
 from typing import cast
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.nets.fast import own
-from worker.nets.fast.layers import Linear
+from worker.nets.fast.layers import Linear, pixels_of_cells
 from worker.nets.swin import PatchMerging, Swin, SwinBlock, SwinStage, shift_mask, split_windows
 
 #: Share of padded tokens up to which they are projected too: the gather then moves rows of dim, not of 3 * dim. At
@@ -122,11 +123,26 @@ class _Block(nn.Module):
         nothing but the norms needs them.
         """
         y = _norm(kernels, self.norm1, x, self.shifts[0])
-        padding = cast(Tensor, self.qkv.bias)
-        y = kernels.window_attention(self.qkv(y), padding, self.masks, plan.tokens, plan.kinds, self.num_heads)
+        y = self._attend_by_own_kernel(self.qkv(y), plan, kernels)
         x.addmm_(y, cast(Tensor, self.proj.weight).t())
         y = self.fc1(_norm(kernels, self.norm2, x, self.shifts[1]))
         x.addmm_(y, cast(Tensor, self.fc2.weight).t())
+
+    def _attend_by_own_kernel(self, qkv: Tensor, plan: _Plan, kernels: ModuleType) -> Tensor:
+        """(rows, 3 * dim) -> (rows, dim), in the way that is fastest for so many rows on this card."""
+        attend = partial(
+            kernels.window_attention,
+            qkv,
+            cast(Tensor, self.qkv.bias),
+            self.masks,
+            plan.tokens,
+            plan.kinds,
+            self.num_heads,
+        )
+        if not qkv.is_cuda:
+            return cast(Tensor, attend())
+        key = ("attention", qkv.device, qkv.dtype, tuple(qkv.shape), self.num_heads, self.window)
+        return own.fastest(key, [partial(attend, form) for form in range(kernels.ATTENTION_FORMS)])
 
     def forward(self, x: Tensor, plan: _Plan) -> Tensor:
         x = self.proj(self._attend(self.norm1(x), plan), x)
@@ -204,14 +220,14 @@ class FastSwin(nn.Module):
     def __init__(self, plain: Swin) -> None:
         super().__init__()
         self.patch_embed = deepcopy(plain.patch_embed)
+        self.register_buffer("embed_shift", cast(Tensor, plain.patch_embed.proj.bias).detach().float())
         self.stages = nn.ModuleList(_Stage(cast(SwinStage, stage)) for stage in plain.layers)
         self.norms = nn.ModuleList(deepcopy(plain.get_submodule(f"norm{number}")) for number in range(4))
         self.plans = nn.ModuleDict()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        # A compiler sees torch's operators, which it can take apart.
-        kernels = None if torch.compiler.is_compiling() else own.own_kernels(x.device)
-        x = self.patch_embed(x)
+        kernels = own.kernels_for(x)
+        x = self.patch_embed(x) if kernels is None else self._tokens(x, kernels)
         features: list[Tensor] = []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             assert isinstance(stage, _Stage)
@@ -228,6 +244,14 @@ class FastSwin(nn.Module):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return features
+
+    def _tokens(self, x: Tensor, kernels: ModuleType) -> Tensor:
+        """`patch_embed` as a product: the convolution takes three channels, and with those leaves the tensor cores."""
+        embed = self.patch_embed
+        side = embed.patch_size
+        x = F.pad(x, (0, -x.shape[3] % side, 0, -x.shape[2] % side))
+        y = F.linear(pixels_of_cells(x, side), embed.proj.weight.flatten(1))
+        return _norm(kernels, embed.norm, y, cast(Tensor, self.embed_shift))
 
     def _stage_by_own_kernels(
         self, stage: _Stage, norm: nn.LayerNorm, x: Tensor, features: list[Tensor], kernels: ModuleType
