@@ -85,7 +85,7 @@ status: need-docker ## 📊 Show the status of the running containers
 	  2>/dev/null || echo "No answer from the API's /health."
 
 shell: need-docker ## 💻 Open bash in the worker (SERVICE=api for another; CMD="nvidia-smi" for one command)
-	@$(COMPOSE) exec $(NO_TTY) $(SERVICE) bash $(if $(CMD),-c '$(CMD)')
+	@$(COMPOSE) exec $(NO_TTY) $(SERVICE) bash $(if $(value CMD),-c '$(subst ','\'',$(value CMD))')
 
 download-models: ## ⬇️  Download the published models into models/ (again: only what is missing)
 	@if $(HAVE_IMAGE); then $(COMPOSE) run --rm $(NO_TTY) download python -m download $(ARGS); \

@@ -23,6 +23,7 @@ from shared.logs import configure_logging
 from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import Store
+from shared.store.connection import unavailable
 from worker.affinity import share_a_core
 from worker.cells import LoadedEngine
 from worker.consumer import TolerantConsumer
@@ -172,7 +173,8 @@ def run_worker(
         try:
             give_back(app, store, settings.worker_name)
         except (OperationalError, RedisError, StoreUnavailable) as exc:
-            raise FatalError("Redis went away while the models were loaded; start the worker again") from exc
+            why = exc if isinstance(exc, StoreUnavailable) else unavailable(exc)
+            raise FatalError(f"{why.message} (after the models were loaded; start the worker again)") from exc
 
         def is_ready(**_: Any) -> None:
             heartbeat.update(status="ready")

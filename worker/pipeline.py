@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 import structlog
@@ -158,7 +159,8 @@ class Pipeline:
         if not sides:
             return []
         first, *others = sides
-        running = [self._threads.submit(self._prepare_side, job, side) for side in others]
+        # Each in a copy of this step's context, or its log lines would lack the ids.
+        running = [self._threads.submit(copy_context().run, self._prepare_side, job, side) for side in others]
         try:
             outcome = self._prepare_side(job, first)
         finally:

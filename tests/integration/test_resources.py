@@ -256,6 +256,25 @@ def test_jobs_are_refused_while_running_ones_still_have_room(
         wait_for("room", lambda: held.send(120, "front").status_code == 200, timeout_s=10)
 
 
+def test_a_worker_that_starts_while_redis_is_full_says_so_ends_and_the_next_one_takes_over(
+    start: Any, tmp_path: Path, redis_of_our_own: RedisServer
+) -> None:
+    """Given a worker killed in mid-job and a full Redis, where what it held can't be given back."""
+    held = start(tmp_path / "outputs")
+    running = held.begin_held(130)
+    held.stack.worker.kill()
+    held.release("rmbg")
+    with redis.Redis(port=redis_of_our_own.port) as server:
+        server.config_set("maxmemory-policy", "noeviction")
+        server.config_set("maxmemory", 1_000_000)  # it holds more already
+        held.stack.worker = held.stack.start_worker()
+        assert held.stack.worker.popen.wait(60) != 0
+        assert "Redis is at its memory limit (maxmemory)" in held.stack.worker.log.splitlines()[-1]
+        server.config_set("maxmemory", 0)
+    held.stack.worker = held.stack.start_worker()
+    assert held.end(running).status == JobStatus.SUCCEEDED
+
+
 def test_a_message_that_is_taken_while_redis_is_full_is_not_lost(redis_of_our_own: RedisServer) -> None:
     """Given a message in a queue, when Redis takes no write, then whoever takes the message waits, and gets it."""
     with (

@@ -244,6 +244,30 @@ def test_builds_see_only_what_is_named() -> None:
     assert allowed == requirements | {"shared", "api", "worker", "download"}
 
 
+def test_the_volume_of_compiled_kernels_can_be_written_whoever_the_user_is() -> None:
+    """A volume keeps owner and mode of its first start, also when APP_UID changes."""
+    (kernels,) = [volume for volume in SERVICES["worker"]["volumes"] if volume.startswith("kernels:")]
+    folder = kernels.partition(":")[2]
+    text = (ROOT / "Dockerfile.worker").read_text()
+    assert f"RUN install -d -m 1777 {folder}\n" in text
+    assert f"TRITON_CACHE_DIR={folder} " in text
+    assert not any(mount.startswith(f"{folder}:") for mount in SERVICES["worker"]["tmpfs"])  # nothing runs from there
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+@pytest.mark.parametrize(
+    "command", ["nvidia-smi", "echo 'two  words' \"$HOME\"", "awk '{print $1}' /proc/loadavg | cat"]
+)
+def test_make_shell_hands_the_command_over_as_it_was_written(tmp_path: Path, command: str) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >"{tmp_path}/$2-$#"\n')
+    docker.chmod(0o755)
+    environment = _clean_environment() | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "COMPOSE_GPU": "0"}
+    subprocess.run(["make", "shell", f"CMD={command}"], cwd=ROOT, env=environment, check=True, capture_output=True)
+    (arguments,) = [path.read_text().split("\0")[:-1] for path in tmp_path.iterdir() if "\0exec\0" in path.read_text()]
+    assert arguments[-4:] == ["worker", "bash", "-c", command]
+
+
 @pytest.mark.parametrize("command", SEED_COMMANDS)
 def test_the_seeds_commands_are_in_the_help(command: str) -> None:
     assert re.search(rf"^{command}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)

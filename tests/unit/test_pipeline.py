@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+import structlog
 import torch
 from celery import chord
 from kombu.exceptions import OperationalError
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.jobs import CellStatus, Job, JobStatus, Source, new_job, new_job_id
+from shared.logs import bind_context
 from shared.messages import ASSEMBLE, CELL, PLAN, make_celery
 from shared.settings import Settings
 from shared.storage import FolderStorage, name_of
@@ -357,6 +359,17 @@ def test_a_message_that_comes_after_its_record_has_expired_costs_no_output(
     assert worker.pipeline.cell(job.job_id, "front", "rmbg")["error"]["code"] == "job_not_found"
     worker.pipeline.assemble(job.job_id)
     assert worker.pixels(job, "front_rmbg")
+
+
+def test_what_a_side_logs_has_the_ids_whichever_thread_prepares_it(worker: Worker) -> None:
+    job_id = worker.create(front=1, back=2)
+    with (
+        structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines,
+        bind_context(job_id=job_id, request_id="r"),
+    ):
+        worker.pipeline.prepare(job_id)
+    ids = {line["side"]: (line.get("job_id"), line.get("request_id")) for line in lines if "side" in line}
+    assert ids == {"front": (job_id, "r"), "back": (job_id, "r")}
 
 
 @pytest.fixture
