@@ -4,6 +4,7 @@ Beyond the plane everything is 0, so a shape that touches the border ends there.
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import cv2
@@ -26,7 +27,9 @@ def grown(plane: Plane, radius: int) -> Plane:
     return as_plane(cv2.dilate(plane, square(radius)))
 
 
+@cache
 def square(radius: int) -> Plane:
+    """A kernel of ones; always the same array, for reading."""
     return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
