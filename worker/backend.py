@@ -24,6 +24,10 @@ class QuietRedisBackend(RedisBackend):  # type: ignore[misc]  # Celery is untype
         """Nor when a canvas builds its GroupResult, whose barrier asks every member to tell it of its end."""
         return result
 
+    def remove_pending_result(self, result: Any) -> Any:
+        """Nor look for one of them each time that a result object is gone, of which a canvas makes a dozen."""
+        return result
+
     def _get_client(self) -> type[LeanRedis]:
         return LeanRedis
 

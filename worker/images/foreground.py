@@ -201,7 +201,13 @@ def _relax(level: Array, both: Array, iterations: int) -> Array:
     known = lib.zeros((5, count + 2 * row), level)
     pixels(known)[...] = level
     alpha, seen = known[3, inside], known[4, inside]
-    weights = [(_SMOOTHNESS + _EDGE_WEIGHT * abs(other[3] - alpha)) * other[4] for other in around(known)]
+    # The difference to the pixel a step ahead is, from there, the one to the pixel a step back.
+    weights = []
+    for step in (row, 1):
+        apart = _SMOOTHNESS + _EDGE_WEIGHT * abs(known[3, step:] - known[3, :-step])
+        for start in (row - step, row):
+            beside = row + (step if start == row else -step)
+            weights.append(apart[start : start + count] * known[4, beside : beside + count])
     total = weights[0] + weights[1] + weights[2] + weights[3] + 1e-8
     a, b = alpha, 1 - alpha
     # The determinant a00 a11 - a01^2, multiplied out: the difference of the two products would lose it in float32.
