@@ -9,7 +9,7 @@ import json
 import logging
 import logging.config
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -44,17 +44,6 @@ def configure_logging(settings: Settings) -> None:
     else:
         final = [structlog.dev.ConsoleRenderer(colors=False)]
     final.append(_masking(settings))
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
     logging.config.dictConfig(
         {
             "version": 1,
@@ -75,6 +64,36 @@ def configure_logging(settings: Settings) -> None:
         }
     )
     logging.captureWarnings(True)
+    # Our own events go to the same stream by a shorter way: through the standard library's loggers, records and
+    # formatters a line costs twice as much, and a job writes some ten (docs/performance.md).
+    (handler,) = logging.getLogger().handlers
+    structlog.configure(
+        processors=[*shared, *final],
+        logger_factory=lambda name="": _LineLogger(name, handler),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level)),
+        cache_logger_on_first_use=False,
+    )
+
+
+class _LineLogger:
+    """Writes finished lines to a handler's stream, one at a time with the handler's own."""
+
+    def __init__(self, name: str, handler: logging.Handler) -> None:
+        self.name = name  # what add_logger_name asks for
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        stream = self._handler.stream  # type: ignore[attr-defined]
+        self._handler.acquire()
+        try:
+            # As the standard library: a line that cannot be written (a full disk) costs nobody's result.
+            with suppress(OSError, ValueError):
+                stream.write(line + "\n")
+                stream.flush()
+        finally:
+            self._handler.release()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 @contextmanager

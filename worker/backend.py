@@ -10,6 +10,7 @@ from typing import Any
 from celery.backends.redis import RedisBackend
 
 from shared.store.connection import translated
+from shared.store.lean import LeanRedis
 from worker.patience import patiently
 
 
@@ -22,6 +23,13 @@ class QuietRedisBackend(RedisBackend):  # type: ignore[misc]  # Celery is untype
     def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
         """Nor when a canvas builds its GroupResult, whose barrier asks every member to tell it of its end."""
         return result
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """Nor look for one of them each time that a result object is gone, of which a canvas makes a dozen."""
+        return result
+
+    def _get_client(self) -> type[LeanRedis]:
+        return LeanRedis
 
     def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> None:
         """Count a cell that has ended, as soon as Redis can be told.

@@ -9,17 +9,19 @@ What was taken and not acknowledged is kept in Redis (a sorted set by time, and 
 both in a MULTI/EXEC of four commands; a script is as indivisible and is one.
 """
 
+import hashlib
 import time
 from typing import Any
 
 from kombu.transport import redis
 from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.json import dumps
-from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
 
 from shared import messages
 from shared.store.counters import DELIVERIES, METRICS, REDELIVERIES, field
+from shared.store.lean import LeanRedis
 
 # KEYS: index, messages, metrics. ARGV: time, tag, message, then what to count.
 _TAKE = """
@@ -29,6 +31,8 @@ return redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 """
 # KEYS: index, messages. ARGV: tag.
 _DONE = "redis.call('ZREM', KEYS[1], ARGV[1]) return redis.call('HDEL', KEYS[2], ARGV[1])"
+#: What Redis knows them by once it has run them.
+_SHA = {script: hashlib.sha1(script.encode()).hexdigest() for script in (_TAKE, _DONE)}  # noqa: S324 - Redis' choice
 
 
 class ScriptedQoS(redis.QoS):
@@ -49,7 +53,11 @@ class ScriptedQoS(redis.QoS):
 
     def _run(self, script: str, *args: Any) -> None:
         with self.channel.conn_or_acquire() as client:
-            Script(client, script)(keys=[self.unacked_index_key, self.unacked_key, METRICS], args=args)
+            keys = (self.unacked_index_key, self.unacked_key, METRICS)
+            try:
+                client.evalsha(_SHA[script], len(keys), *keys, *args)
+            except NoScriptError:  # a Redis that was started since
+                client.eval(script, len(keys), *keys, *args)
 
 
 def _counted(message: Any) -> list[str]:
@@ -64,6 +72,9 @@ def _counted(message: Any) -> list[str]:
 class SharedClientChannel(redis.Channel):
     QoS = ScriptedQoS
     _shared_client: Any = None
+
+    def _get_client(self) -> Any:
+        return LeanRedis
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         if asynchronous:  # has a connection of its own, and is kept by the channel already

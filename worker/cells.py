@@ -1,8 +1,10 @@
 """One cell: a prepared side through one model, to the files that the job's options ask for."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Protocol
 
 import cv2
@@ -54,7 +56,13 @@ class LoadedEngine(MaskEngine, Protocol):
 
 def options_of(job: Job) -> JobOptions:
     """The job's options, as the API has checked them."""
-    return JobOptions.model_validate(job.options)
+    return parse_options(json.dumps(job.options))
+
+
+@lru_cache(maxsize=256)
+def parse_options(options: str) -> JobOptions:
+    """Options from JSON; parsed once for all who ask, which is some ten times in the course of a job."""
+    return JobOptions.model_validate(json.loads(options))
 
 
 class CellMaker:

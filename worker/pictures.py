@@ -89,6 +89,14 @@ def _digest(path: Path, inode: int, mtime_ns: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@lru_cache(maxsize=256)
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """How a .npy file of 8-bit numbers begins."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
 class PreparedSides:
     """Writes and reads prepared sides of jobs; all decoding is within the budget of pixels in flight."""
 
@@ -175,12 +183,14 @@ class PreparedSides:
         Raises:
             OutputNotWritten: the volume does not take it.
         """
-        file = io.BytesIO()
-        np.save(file, array)
-        self._storage.write_scratch(job_id, f"{name}.npy", file.getvalue())
+        self._storage.write_scratch(job_id, f"{name}.npy", _npy_header(array.shape) + array.tobytes())
+        self._cache.put(f"{job_id}/{name}.npy", array)
 
     def load_array(self, job_id: str, name: str) -> npt.NDArray[np.uint8] | None:
-        """A small picture that was kept, or None."""
+        """A small picture that was kept, or None; from memory, where this worker has it still."""
+        kept = self._cache.find(f"{job_id}/{name}.npy")
+        if isinstance(kept, np.ndarray):
+            return kept
         try:
             array: npt.NDArray[np.uint8] = np.load(self._storage.work_path(job_id) / f"{name}.npy", allow_pickle=False)
         except (FileNotFoundError, ValueError, EOFError):

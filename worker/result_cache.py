@@ -8,7 +8,7 @@ An entry points at the files of the job that was last given the cell, and dies w
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from shared.settings import Settings
 from shared.storage import FolderStorage
 from shared.store import KeptCell, Store
 from shared.takeover import take_over
-from worker.cells import LoadedEngine, options_of
+from worker.cells import LoadedEngine, parse_options
 from worker.pictures import PreparedSides
 
 log = structlog.get_logger(__name__)
@@ -111,13 +111,21 @@ class ResultCache:
 
     def _digest(self, job: Job, side: str, model: str) -> str:
         engine = self._engines[model]
-        parts = {
-            "caller": job.caller,
-            "picture": self._prepared.digest(job.job_id, side),
-            "model": model,
-            "weights": engine.weights_id,
-            "precision": str(engine.dtype),
-            "code": code_version(),
-            "options": options_of(job).model_dump(mode="json", exclude=_NOT_OF_THE_CELL),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        made_of = (model, engine.weights_id, str(engine.dtype), code_version())
+        return _digest(job.caller, self._prepared.digest(job.job_id, side), made_of, json.dumps(job.options))
+
+
+@lru_cache(maxsize=1024)
+def _digest(caller: str, picture: str, made_of: tuple[str, str, str, str], options: str) -> str:
+    # Asked for before a cell is computed and after.
+    model, weights, precision, code = made_of
+    parts = {
+        "caller": caller,
+        "picture": picture,
+        "model": model,
+        "weights": weights,
+        "precision": precision,
+        "code": code,
+        "options": parse_options(options).model_dump(mode="json", exclude=_NOT_OF_THE_CELL),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

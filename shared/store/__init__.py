@@ -2,6 +2,7 @@
 
     job:{job_id}                hash    the record: status, times, sources, cell:{name}, mark:{name}, result, error
     job:{job_id}:events         stream  one entry {"data": JSON} per change; about the last 200
+    job:{job_id}:ended          stream  its one entry comes when the job ends, for those who wait for nothing else
     job:{job_id}:webhooks       hash    event id -> a webhook's delivery (JSON): type, time, state, tries
     webhooks:due                zset    deliveries under way, by the time of their next try (milliseconds)
     jobs:queued                 zset    jobs no worker has begun, by time of creation (microseconds)

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import DataError, OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from shared.errors import StoreUnavailable
 from shared.settings import Settings
+from shared.store.lean import LeanRedis
 
 #: Longest wait for one answer (s).
 SOCKET_TIMEOUT_S = 5.0
@@ -21,7 +21,7 @@ Refused = ResponseError
 
 def connect(settings: Settings, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> Any:
     """A client with a pool of its own. Nothing is connected yet."""
-    return Redis.from_url(
+    return LeanRedis.from_url(
         settings.redis_url.get_secret_value(),
         decode_responses=True,
         socket_timeout=socket_timeout_s,
@@ -29,8 +29,9 @@ def connect(settings: Settings, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> A
         socket_keepalive=True,
         # Each waiter holds a connection; the cap on waiters is the API's, not the pool's.
         max_connections=10_000,
-        # A quick second try covers connections that a Redis restart left dead; more would only make clients wait.
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+        # A quick second try covers connections that a Redis restart left dead; more would only make clients wait. This
+        # is the third: the client's own comes before all of redis-py's.
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
     )
 
 

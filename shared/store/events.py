@@ -18,10 +18,21 @@ def events_key(job_id: str) -> str:
     return f"job:{job_id}:events"
 
 
+def ended_key(job_id: str) -> str:
+    """A stream whose only entry comes when the job ends: who waits for nothing else is woken by nothing else."""
+    return f"job:{job_id}:ended"
+
+
 class JobEvents:
     """The part of the store that reads streams."""
 
     _waiting: Any
+
+    def wait_ended(self, job_id: str, timeout_s: float) -> bool:
+        """Whether the job has ended, or does within `timeout_s` (more than 0; at most READ_SLICE_S of them)."""
+        block = max(1, math.ceil(min(timeout_s, READ_SLICE_S) * 1000))  # 0 would mean for ever
+        with translated():
+            return bool(self._waiting.xread({ended_key(job_id): "0-0"}, block=block))
 
     def events(self, job_id: str, after_id: str = "0-0", block_ms: int = 0) -> list[Event]:
         """A job's events after `after_id`, oldest first, as (id, event).

@@ -1,6 +1,5 @@
 """The store: job records, their events, the queue's order. Every change of a job is one script."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -16,7 +15,7 @@ from shared.store.claims import Claim, Claims
 from shared.store.connection import SOCKET_TIMEOUT_S, connect, translated
 from shared.store.counters import CELL_FAILURES, JOBS_ENDED, METRICS, Counters, field
 from shared.store.deliveries import DUE_KEY, Deliveries, deliveries_key
-from shared.store.events import READ_SLICE_S, JobEvents, events_key
+from shared.store.events import READ_SLICE_S, JobEvents, ended_key, events_key
 from shared.store.index import JobIndex, listing_keys
 from shared.store.memory import RedisMemory
 from shared.store.pace import Pace
@@ -101,9 +100,9 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         Raises:
             QueueFull: `max_queued_jobs` wait already; it says when to come again.
         """
-        events = [{"type": "status", "status": job.status, "at": job.created_at}]
+        events = [dump({"type": "status", "status": job.status, "at": job.created_at})]
         events += [
-            _cell_event(name, cell.model_dump(mode="json"))
+            _cell_event(name, dump(cell.model_dump(mode="json")))
             for name, cell in job.cells.items()
             if cell.status in FINAL_CELLS
         ]
@@ -126,7 +125,7 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
                     "" if job.deadline is None else f"{job.deadline.timestamp():.3f}",
                     self._max_queued,
                     len(events),
-                    *(dump(event) for event in events),
+                    *events,
                     *pairs,
                 ],
             )
@@ -183,12 +182,13 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         Args:
             keep_events_s: how long the events stay for those who wait for it, to whom a gone stream says nothing.
         """
-        key, events = job_key(job.job_id), events_key(job.job_id)
+        key, told = job_key(job.job_id), (events_key(job.job_id), ended_key(job.job_id))
         with translated():
             claim = self._redis.hget(key, "mark:claim")
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.delete(key, deliveries_key(job.job_id), *([claim] if claim else []))
-                pipe.expire(events, keep_events_s)
+                for stream in told:
+                    pipe.expire(stream, keep_events_s)
                 for listing in (QUEUED, DEADLINES, OPEN_JOBS, *listing_keys(job.caller, job.id)):
                     pipe.zrem(listing, job.job_id)
                 pipe.execute()
@@ -308,7 +308,8 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         marks: Mapping[str, str] | None = None,
     ) -> bool:
         now = utc_now()
-        event: dict[str, Any] = {"type": "status", "status": status, "at": now}
+        about: dict[str, Any] = {"type": "status", "status": status, "at": now}
+        event = dump(about)
         values = {"status": str(status), **{name: encode(name, value) for name, value in fields.items()}}
         values |= {f"mark:{name}": value for name, value in (marks or {}).items()}
         of_an_end: dict[str, Any] = {}
@@ -316,7 +317,8 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
             values["started_at"] = now.isoformat()
         if status in FINAL:
             values["completed_at"] = now.isoformat()
-            event |= {"final": True, "result": fields.get("result"), "error": fields.get("error")}
+            told = {name: values.get(name, "null") for name in ("result", "error")}
+            event = _with(about | {"final": True}, **told)
             never_done = CellRecord(status=CellStatus.FAILED, error=fields.get("error"))
             of_an_end = {
                 "open_cells": dump(never_done.model_dump(mode="json")),
@@ -338,7 +340,7 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
         self,
         job_id: str,
         allowed: frozenset[JobStatus],
-        event: dict[str, Any],
+        event: str,
         values: dict[str, str],
         cell_field: str = "",
         open_cells: str = "",
@@ -348,14 +350,14 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
     ) -> tuple[list[Any], list[Any]]:
         """Keys and arguments of CHANGE."""
         keys = [*(job_key(job_id), events_key(job_id), QUEUED, DEADLINES), deliveries_key(job_id), DUE_KEY]
-        keys += [OPEN_JOBS, METRICS]
+        keys += [OPEN_JOBS, METRICS, ended_key(job_id)]
         cache = ("", 0)
         if kept is not None:
             keys.append(key_of(kept[0]))
             cache = (kept[1].model_dump_json(), self.kept_cells.ttl_s)
         states = f",{','.join(allowed)},"
         pairs = [part for pair in values.items() for part in pair]
-        fixed = [self._ttl_s, EVENTS_KEPT, job_id, states, cell_field, dump(event), open_cells, count, count_open]
+        fixed = [self._ttl_s, EVENTS_KEPT, job_id, states, cell_field, event, open_cells, count, count_open]
         return keys, [*fixed, *cache, *pairs]
 
     # --- marks ------------------------------------------------------------------------------------------------
@@ -380,40 +382,44 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
     def wait_final(self, job_id: str, timeout_s: float, is_over: Callable[[], bool] | None = None) -> Job:
         """The job's record when it has ended, or as it stands after `timeout_s`.
 
-        Each waiter blocks on the job's stream with a connection of its own, so any number can wait for one job.
+        Each waiter blocks with a connection of its own on what says that the job has ended, so any number can wait for
+        one job, and none is woken by all that happens before.
 
         Args:
             is_over: asked every second, where it is given; once it is true nobody wants to wait any longer.
         Raises:
             JobNotFound: there is no such job, or its record expires meanwhile.
         """
-        deadline, last_id = time.monotonic() + timeout_s, "0-0"
-        job = self.get(job_id)
-        while not job.is_final:
+        deadline = time.monotonic() + timeout_s
+        while True:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0 or (is_over is not None and is_over()):
-                break
-            look_s = remaining_s if is_over is None else min(remaining_s, _LOOK_S)
-            events = self.events(job_id, last_id, math.ceil(look_s * 1000))
-            if events:
-                last_id = events[-1][0]
-            if not events or any(event.get("final") for _, event in events):
-                job = self.get(job_id)
-        return job
+                return self.get(job_id)
+            has_ended = self.wait_ended(job_id, remaining_s if is_over is None else min(remaining_s, _LOOK_S))
+            # Not told of its end, it may be gone, or have been ended by a version of us that told nobody.
+            job = self.get(job_id)
+            if has_ended or job.is_final:
+                return job
 
 
 def _code(error: dict[str, Any] | None) -> str:
     return str((error or {}).get("code", InternalError.code))
 
 
-def _cell_event(name: str, record: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "cell", "cell": name, **record}
+def _with(members: dict[str, Any], **texts: str) -> str:
+    """A JSON object of members and of others that are JSON already: a result is long, and is not written out twice."""
+    return dump(members)[:-1] + "".join(f',"{name}":{text}' for name, text in texts.items()) + "}"
 
 
-def _cell_change(name: str, cell: CellRecord) -> tuple[dict[str, Any], dict[str, str], str]:
+def _cell_event(name: str, record: str) -> str:
+    """`record`: a JSON object with at least one member."""
+    return f"{dump({'type': 'cell', 'cell': name})[:-1]},{record[1:]}"
+
+
+def _cell_change(name: str, cell: CellRecord) -> tuple[str, dict[str, str], str]:
     """The event, the field with its value, and the field again, as CHANGE wants them of a cell."""
-    record, cell_field = cell.model_dump(mode="json"), f"cell:{name}"
-    return _cell_event(name, record), {cell_field: dump(record)}, cell_field
+    record, cell_field = dump(cell.model_dump(mode="json")), f"cell:{name}"
+    return _cell_event(name, record), {cell_field: record}, cell_field
 
 
 def _job_not_found(job_id: str) -> JobNotFound:

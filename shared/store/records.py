@@ -9,6 +9,9 @@ from shared.options import WebhookOptions
 #: Fields that are JSON in the hash; all others are their text.
 _JSON_FIELDS = ("id", "sources", "models", "options", "use_cache", "result", "error")
 
+#: Made once: json.dumps makes one for each value.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=lambda item: item.isoformat())
+
 #: A side's ExtractionReport (JSON) is the mark of this name plus the side's.
 EXTRACTION_MARK = "extraction:"
 
@@ -19,7 +22,7 @@ def job_key(job_id: str) -> str:
 
 def dump(value: Any) -> str:
     """JSON without spaces; times in ISO format."""
-    return json.dumps(value, separators=(",", ":"), default=lambda item: item.isoformat())
+    return _ENCODER.encode(value)
 
 
 def encode(name: str, value: Any) -> str:

@@ -5,10 +5,10 @@
 # A webhook's delivery is written in the same step: no kill comes between an event and the promise to tell it.
 # The same for the counters of /metrics: a task that runs twice counts once.
 # And for the result cache: a finished cell is recorded and can be found again in one command.
-# KEYS: job, events, queued, deadlines, webhooks, due, open, metrics, and the cell in the result cache if it is to be
-# found there. ARGV: ttl, events kept, job id, allowed states
-# (",a,b,"), cell field or "", event, what its open cells become (of a job that ends) or "", counter of this change or
-# "", counter of each open cell that ends or "", what the result cache keeps, for how long (s), then field, value pairs.
+# KEYS: job, events, queued, deadlines, webhooks, due, open, metrics, ended, and the cell in the result cache if it is
+# to be found there. ARGV: ttl, events kept, job id, allowed states (",a,b,"), cell field or "", event, what its open
+# cells become (of a job that ends) or "", counter of this change or "", counter of each open cell that ends or "", what
+# the result cache keeps, for how long (s), then field, value pairs.
 # Returns 1 changed, 0 refused, -1 no such job.
 CHANGE = """
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -23,7 +23,7 @@ if ARGV[5] ~= '' then
   if old and (old == ARGV[13] or is_done(old)) then return 0 end
 end
 for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-if KEYS[9] then redis.call('SET', KEYS[9], ARGV[10], 'EX', ARGV[11]) end
+if KEYS[10] then redis.call('SET', KEYS[10], ARGV[10], 'EX', ARGV[11]) end
 if ARGV[8] ~= '' then redis.call('HINCRBY', KEYS[8], ARGV[8], 1) end
 if ARGV[7] ~= '' then
   local fields = redis.call('HGETALL', KEYS[1])
@@ -35,6 +35,8 @@ if ARGV[7] ~= '' then
   end
   redis.call('ZREM', KEYS[4], ARGV[3])
   redis.call('ZREM', KEYS[7], ARGV[3])
+  redis.call('XADD', KEYS[9], '*', 'job_id', ARGV[3])
+  redis.call('EXPIRE', KEYS[9], ARGV[1])
 else
   redis.call('ZADD', KEYS[7], redis.call('TIME')[1], ARGV[3])
 end

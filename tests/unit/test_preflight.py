@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from worker.images import Picture, cut_out
 from worker.images.preflight import CheckJson, PreflightJson, inspect_cutout, preflight
+from worker.images.preflight.planes import components
 from worker.images.preflight.strokes import _has_part
 
 Array = np.ndarray[Any, Any]
@@ -459,3 +460,25 @@ class TestBorder:
 
     def test_art_inside_the_picture_is_whole(self) -> None:
         assert check(preflight(painted(disc_alpha(100, 40))), "border")["value"] == [0, 0, 0, 0]
+
+
+@given(seed=st.integers(0, 10**6), height=st.integers(1, 40), width=st.integers(1, 40), blur=st.booleans())
+@settings(deadline=None, max_examples=100)
+def test_parts_of_small_shapes_are_those_that_opencv_finds(seed: int, height: int, width: int, blur: bool) -> None:
+    rng = np.random.default_rng(seed)
+    noise = rng.random((height, width))
+    shape = ((cv2.blur(noise, (3, 3)) if blur else noise) > rng.random()).astype(np.uint8)
+    labels, boxes, areas = components(shape)
+    count, expected, stats, _ = cv2.connectedComponentsWithStats(shape, connectivity=8)
+    assert sorted(map(tuple, np.c_[boxes, areas].tolist())) == sorted(map(tuple, stats[1:].tolist()))
+    # The same pixels together, under whatever number.
+    assert len({(int(a), int(b)) for a, b in zip(labels.flat, expected.flat, strict=True)}) == len(np.unique(expected))
+    assert np.array_equal(labels > 0, expected > 0)
+    assert set(np.unique(labels[labels > 0])) == set(range(1, count))
+
+
+def test_a_shape_of_many_parts_is_labelled_too() -> None:
+    shape = np.zeros((32, 32), np.uint8)
+    shape[::2, ::2] = 255
+    labels, boxes, areas = components(shape)
+    assert len(boxes) == len(areas) == labels.max() == 256

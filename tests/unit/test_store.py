@@ -175,6 +175,29 @@ def test_wait_final_returns_at_once_for_a_job_that_ended_before(store: Store, jo
     assert store.wait_final(job.job_id, 30).status == JobStatus.PARTIAL
 
 
+def test_a_waiter_is_woken_by_the_end_alone(store: Store, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a job with many events, when somebody waits for its end, then its record is read once, when it has come."""
+    reads: list[str] = []
+    read = store.get
+
+    def counted(job_id: str) -> Job:
+        reads.append(job_id)
+        return read(job_id)
+
+    monkeypatch.setattr(store, "get", counted)
+    with ThreadPoolExecutor(1) as pool:
+        waiter = pool.submit(store.wait_final, job.job_id, 30)
+        for status in (JobStatus.PREPARING, JobStatus.PROCESSING):
+            assert store.transition(job.job_id, status)
+        for name in job.cells:
+            assert store.record_cell(job.job_id, name, CellRecord(status=CellStatus.SUCCEEDED))
+        assert not waiter.done()
+        assert store.finish(job.job_id, JobStatus.SUCCEEDED, {"id": 1})
+        assert waiter.result(30).status == JobStatus.SUCCEEDED
+    assert reads == [job.job_id]
+    assert 0 < store._redis.ttl(f"job:{job.job_id}:ended") <= store._ttl_s
+
+
 def test_wait_final_returns_the_open_job_when_the_time_is_over(store: Store, job: Job) -> None:
     begun = time.monotonic()
     assert store.wait_final(job.job_id, 0.2).status == JobStatus.QUEUED

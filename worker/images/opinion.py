@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.images.preflight import PreflightJson
+from worker.images.preflight.planes import components
 
 Mask = npt.NDArray[np.float32]
 
@@ -204,8 +205,8 @@ def _regions(disputed: npt.NDArray[Any]) -> list[RegionJson]:
     h, w = disputed.shape
     reach = round(_REGION_REACH * max(h, w))
     near = cv2.dilate(disputed, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    count, labels = cv2.connectedComponents(near, connectivity=8)
-    areas = np.bincount(labels[disputed > 0], minlength=count)
+    labels, boxes, _ = components(np.asarray(near, np.uint8))
+    areas = np.bincount(labels[disputed > 0], minlength=len(boxes) + 1)
     regions: list[RegionJson] = []
     for label in np.argsort(-areas, kind="stable")[:_REGIONS].tolist():
         if areas[label] >= max(1, _REGION_SHARE * h * w):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.images.preflight.planes import Plane, as_plane, at_least, grown, pooled, shrunk, square
+from worker.images.preflight.planes import Plane, as_plane, at_least, components, grown, pooled, shrunk, square
 from worker.images.preflight.report import Check, Details, Level, PrintSize
 from worker.images.preflight.strokes import INSIDE, LINE_MM
 from worker.images.print_spec import AlphaMode
@@ -150,9 +150,8 @@ def islands(alpha: Plane, size: PrintSize) -> Check:
     printable gap) count as one; a small piece is then measured at full size.
     """
     coarse, block = pooled(alpha)
-    count, _, stats, _ = cv2.connectedComponentsWithStats(at_least(coarse, 1), connectivity=8)
-    boxes = stats[1:, :4] * block  # left, top, width, height; row 0 is the background
-    areas = stats[1:, cv2.CC_STAT_AREA]
+    _, boxes, areas = components(at_least(coarse, 1))
+    boxes = boxes * block
     limit = max(1.0, size.px(LINE_MM))
     sides = boxes[:, 2:].max(axis=1)
     unsure = np.flatnonzero((sides > limit) & (sides <= limit + 2 * block))[:_EXACT_ISLANDS]
@@ -161,7 +160,7 @@ def islands(alpha: Plane, size: PrintSize) -> Check:
             x, y, w, h = (int(value) for value in boxes[index])
             sides[index] = max(cv2.boundingRect(alpha[y : y + h, x : x + w])[2:])
     specks = int((sides <= limit).sum())
-    islands = count - 1
+    islands = len(areas)
     pieces = "The art is one piece" if islands == 1 else f"The art is {islands} separate pieces"
     message = f"{pieces}, none of them a stray speck."
     if specks:

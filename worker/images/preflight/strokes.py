@@ -6,6 +6,7 @@ DTF Michigan, "Artwork guidelines" (https://dtfmichigan.com/artwork-guidelines).
 """
 
 import math
+from functools import cache
 
 import cv2
 import numpy as np
@@ -94,9 +95,14 @@ def _thin_share(shape: Plane, minimum: float) -> float:
 
 def _thin(shape: Plane, disc: int) -> Plane:
     """The part of a 0/255 shape that is farther than `disc` from the centres where a disc of that diameter fits."""
-    offset = np.arange(disc) - (disc - 1) / 2
-    kernel = (np.hypot(offset[:, None], offset) <= disc / 2).astype(np.uint8)
-    return as_plane(cv2.subtract(shape, grown(shrunk(shape, kernel), disc)))
+    return as_plane(cv2.subtract(shape, grown(shrunk(shape, _disc(disc)), disc)))
+
+
+@cache
+def _disc(diameter: int) -> Plane:
+    """A kernel in the shape of a disc; always the same array, for reading."""
+    offset = np.arange(diameter) - (diameter - 1) / 2
+    return as_plane((np.hypot(offset[:, None], offset) <= diameter / 2).astype(np.uint8))
 
 
 def _has_part(shape: Plane, length: int) -> bool:
