@@ -157,15 +157,15 @@ CONFIGS: dict[str, BiRefNetConfig] = {
     "swin_v1_tiny": BiRefNetConfig(SwinConfig(96, (2, 2, 6, 2), (3, 6, 12, 24), window_size=7)),
     "starter": BiRefNetConfig(
         _LITE0,
-        input_size=512,
-        block_width=48,
+        input_size=640,
+        block_width=56,
         aspp_width=48,
         aspp_kernels=(1, 3),
         patch_width=8,
         gradient_width=8,
         aspp_blocks=(5, 4, 3),
         patches="pixels",
-        detail_width=16,
+        detail_width=32,
         ground_cue=True,
     ),
     # Every shape rule at a size where a forward pass takes milliseconds.
