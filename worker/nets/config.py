@@ -157,7 +157,7 @@ CONFIGS: dict[str, BiRefNetConfig] = {
     "swin_v1_tiny": BiRefNetConfig(SwinConfig(96, (2, 2, 6, 2), (3, 6, 12, 24), window_size=7)),
     "starter": BiRefNetConfig(
         _LITE0,
-        input_size=768,
+        input_size=640,
         block_width=56,
         aspp_width=48,
         aspp_kernels=(1, 3),
