@@ -1,5 +1,6 @@
 """The networks at toy size: every shape rule, the deformable convolution's borders, strict loading."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -132,7 +133,7 @@ class TestTheNetwork:
     def test_attention_may_lay_its_answer_out_as_it_likes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a card it comes token by token, (B, N, heads, d) in memory."""
         model, x = toy(), torch.randn(2, 3, 96, 96)  # shifted blocks with several windows
-        attention = F.scaled_dot_product_attention
+        attention: Callable[..., Tensor] = F.scaled_dot_product_attention
 
         def token_by_token(*operands: Tensor, **options: Tensor) -> Tensor:
             return attention(*operands, **options).transpose(1, 2).contiguous().transpose(1, 2)
