@@ -4,8 +4,7 @@ Parts, each printed when it is done and none lost to the failure of another:
 
 - `golden`: golden vectors in fp16, the network as published and the inference form, by torch's operators, with our own
   kernels, and recorded.
-- `search` (by --only): a pass with and without cuDNN's search for the fastest convolutions, and what the search takes;
-  it must come before `forward`, which leaves its findings behind.
+- `search` (by --only): a pass with and without cuDNN's search for the fastest convolutions, and what the search takes.
 - `forward`: the forward pass by path and batch, with the share of the card's measured matrix rate.
 - `profile`: the kernels and modules of a pass, batch 1 and 4.
 - `aot` (with --aot): the compiled pass.
@@ -36,6 +35,7 @@ from unittest.mock import patch
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks import engine as forward_benchmark
 from benchmarks.forward import (
@@ -88,30 +88,32 @@ def golden(device: torch.device, dtype: torch.dtype, cases: dict[str, tuple[str,
     return rows
 
 
-def without_search(run: Callable[[], Any]) -> Any:
-    """For numbers that are looked at, not times: a search for the fastest convolutions would be for nothing."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
-    try:
-        return run()
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
 def search(variant: str, device: torch.device, dtype: torch.dtype, batches: list[int], repeats: int) -> dict[str, Any]:
     """Seconds of the first pass and of later (recorded) ones, as cuDNN guesses and as it finds by trying.
 
-    The first pass of all also tries and may compile our own kernels; own.fastest tries some per batch size.
+    The first pass of all also tries and may compile our own kernels; own.fastest tries some per batch size. Each row is
+    measured in a thread of its own: torch keeps what cuDNN has found per thread, guesses too, and looks there first.
     """
+
+    @torch.no_grad()
+    def measure(x: Tensor, tries: bool) -> dict[str, float]:
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, tries
+        try:
+            with patch.dict(own._fastest, clear=True):
+                first = seconds(partial(net, x), device)
+                recorded = Graphed(net) if device.type == "cuda" else net
+                return {"first_seconds": first, **interleaved({"seconds": partial(recorded, x)}, repeats, device)}
+        finally:
+            torch.backends.cudnn.benchmark = before
+
     net = prepare_for_inference(golden_network(variant).to(device, dtype))
     report: dict[str, Any] = {"matrix_gflops": matrix_rate(device, dtype) / 1e9}
     print(f"matrix rate {report['matrix_gflops']:.0f} GFLOP/s")
     for batch in batches:
         x = golden_batch(CONFIGS[variant].input_size, batch).to(device, dtype)
         for what, tries in (("guessed", False), ("tried", True)):
-            torch.backends.cudnn.benchmark = tries
-            first = seconds(partial(net, x), device)
-            recorded = Graphed(net) if device.type == "cuda" else net
-            row = {"first_seconds": first, **interleaved({"seconds": partial(recorded, x)}, repeats, device)}
+            with ThreadPoolExecutor(1) as thread:
+                row = thread.submit(measure, x, tries).result()
             report[f"{what}_batch_{batch}"] = row
             print(f"convolutions {what}, batch {batch}: {row}")
     return report
@@ -331,7 +333,7 @@ def run(arguments: argparse.Namespace) -> int:
         return result
 
     parts: dict[str, Callable[[], Any]] = {
-        "golden": lambda: without_search(lambda: golden(device, dtype, cases)),
+        "golden": lambda: golden(device, dtype, cases),
         "search": lambda: search(variant, device, dtype, batches, arguments.repeats),
         "forward": forward,
         "profile": lambda: profiles(variant, device, dtype, [batch for batch in batches if batch != 2]),

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -33,6 +34,7 @@ from worker.engine import Engine, configure_torch, pick_device
 from worker.heartbeat import Heartbeat
 from worker.held import give_back, held_options
 from worker.memory import MemoryTrimmer, memory_report
+from worker.nets.fast import own
 from worker.pipeline import Pipeline
 from worker.registry import resolve_models
 from worker.rescuer import Rescuer
@@ -59,33 +61,36 @@ def load_engines(settings: Settings, heartbeat: Heartbeat) -> dict[str, LoadedEn
     device = pick_device(settings)
     heartbeat.update(device=str(device))
     engines: dict[str, LoadedEngine] = {}
-    for spec in specs:
-        started = time.perf_counter()
-        engine = Engine(
-            spec,
-            device,
-            use_fp16=settings.use_fp16,
-            compile_mode=settings.compile,
-            compiled_dir=settings.models_dir / ".compiled",
-        )
-        loaded = time.perf_counter()
-        warm_up_s = engine.warm_up()
-        engines[spec.name] = engine
-        state = {
-            "device": str(device),
-            "dtype": str(engine.dtype).removeprefix("torch."),
-            "profile": spec.profile,
-            "licence": spec.licence,
-        }
-        heartbeat.model(spec.name, status="ready", **state)
-        log.info(
-            "model_loaded",
-            model=spec.name,
-            **state,
-            path=str(spec.path),
-            load_s=round(loaded - started, 3),
-            warm_up_s=round(warm_up_s, 3),
-        )
+    with ThreadPoolExecutor(1, thread_name_prefix="kernels") as threads:
+        tried = own.try_beside(device, threads)
+        for spec in specs:
+            started = time.perf_counter()
+            engine = Engine(
+                spec,
+                device,
+                use_fp16=settings.use_fp16,
+                compile_mode=settings.compile,
+                compiled_dir=settings.models_dir / ".compiled",
+            )
+            tried.result()  # before the first pass asks for them
+            loaded = time.perf_counter()
+            warm_up_s = engine.warm_up()
+            engines[spec.name] = engine
+            state = {
+                "device": str(device),
+                "dtype": str(engine.dtype).removeprefix("torch."),
+                "profile": spec.profile,
+                "licence": spec.licence,
+            }
+            heartbeat.model(spec.name, status="ready", **state)
+            log.info(
+                "model_loaded",
+                model=spec.name,
+                **state,
+                path=str(spec.path),
+                load_s=round(loaded - started, 3),
+                warm_up_s=round(warm_up_s, 3),
+            )
     return engines
 
 

@@ -47,7 +47,9 @@ def configure_torch(settings: Settings) -> None:
     # Windows of two sizes in four groups, four stages and two passes are many shapes of attention per batch size, and
     # cuDNN, which torch may prefer on newer cards, builds a plan for each. The other kernels need none.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cudnn.benchmark = True  # one input size per model, so the search is paid once, in warm_up
+    # cuDNN's guesses, not its search: with the search the first pass of a new batch size took 2.4 s, and what it would
+    # gain was never measured (docs/performance.md). The one guess that was seen to be bad has a way around it (Conv).
+    torch.backends.cudnn.benchmark = False
 
 
 _HASHING = ThreadPoolExecutor(1, thread_name_prefix="hashing")

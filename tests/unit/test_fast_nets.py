@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from tests.golden import fill_recipe
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.decoder import DeformableASPP, PatchBlock
-from worker.nets.fast import FastBiRefNet, graphs, prepare_for_inference
+from worker.nets.fast import FastBiRefNet, graphs, layers, own, prepare_for_inference
 from worker.nets.fast import deform as deform_module
 from worker.nets.fast.compiled import Compiled, accelerate, artefact_key, artefact_path, code_hash
 from worker.nets.fast.decoder import _Pictures
 from worker.nets.fast.deform import FastASPP
 from worker.nets.fast.graphs import Graphed, Recording
-from worker.nets.fast.layers import Linear
+from worker.nets.fast.layers import Conv, Linear, product_of_columns
 from worker.nets.fast.network import _enlarged_then_resized
 from worker.nets.fast.swin import _Block, _Plan
 from worker.nets.swin import SwinBlock
@@ -211,6 +211,46 @@ class TestTheBackbone:
         for candidate in (own, packed):
             torch.testing.assert_close(candidate(x), expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(candidate(x, shortcut), expected + shortcut, atol=1e-5, rtol=1e-5)
+
+
+class TestConvolutionsAsColumns:
+    @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 5, 7]), st.booleans())
+    @settings(deadline=None, max_examples=30)
+    def test_columns_times_weights_are_the_convolution(
+        self, batch: int, height: int, width: int, kernel: int, apart: bool
+    ) -> None:
+        torch.manual_seed(4)
+        x = torch.randn(batch, height, width, 8, dtype=torch.float64)[..., : 5 if apart else 8]
+        weight = torch.randn(6, x.shape[-1], kernel, kernel, dtype=torch.float64)
+        expected = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=kernel // 2).permute(0, 2, 3, 1).flatten(0, 2)
+        for given_weight in (weight, weight.contiguous(memory_format=torch.channels_last)):
+            torch.testing.assert_close(product_of_columns(x, given_weight), expected, atol=1e-12, rtol=1e-12)
+
+    @pytest.mark.parametrize(("kernel", "limit", "raced"), [(7, 2**26, 1), (7, 100, 0), (3, 2**26, 0)])
+    @torch.inference_mode()
+    def test_on_a_card_either_way_is_the_layer(
+        self, monkeypatch: pytest.MonkeyPatch, kernel: int, limit: int, raced: int
+    ) -> None:
+        torch.manual_seed(5)
+        conv = nn.Conv2d(8, 11, kernel, padding=kernel // 2)
+        x = torch.randn(2, 6, 5, 8)
+        expected = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        monkeypatch.setattr(layers, "_is_half_on_card", lambda like: True)
+        monkeypatch.setattr(layers, "_COLUMN_ELEMENTS", limit)
+        # As on a card: the bias comes behind the product, whose answer has whole groups of channels.
+        kernels = SimpleNamespace(add_bias=lambda y, bias, relu: y.add_(bias))
+        monkeypatch.setattr(own, "own_kernels", lambda device: kernels)
+        keys = []
+        for number in (0, 1):
+
+            def choose(key: object, candidates: list[Callable[[], Tensor]], number: int = number) -> Tensor:
+                keys.append(key)
+                return candidates[number]()
+
+            monkeypatch.setattr(own, "fastest", choose)
+            found = Conv(conv.weight, conv.bias, like=conv.weight)(x)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert len(keys) == 2 * raced
 
 
 class TestCudaGraphs:

@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import ModuleType
 
@@ -274,6 +276,21 @@ class TestFastest:
 class TestChoosing:
     def test_a_cpu_has_none(self) -> None:
         assert own.own_kernels(torch.device("cpu")) is None
+
+    def test_they_are_tried_beside_what_else_starts_under_the_name_that_passes_use(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried: list[tuple[torch.device, bool]] = []
+
+        def own_kernels(device: torch.device) -> None:
+            tried.append((device, threading.current_thread() is threading.main_thread()))
+
+        monkeypatch.setattr(own, "own_kernels", own_kernels)
+        monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+        with ThreadPoolExecutor(1) as threads:
+            for name in ("cuda", "cuda:1", "cpu"):
+                assert own.try_beside(torch.device(name), threads).result() is None
+        assert tried == [(torch.device(name), False) for name in ("cuda:0", "cuda:1", "cpu")]
 
     def test_where_they_do_not_run_torch_s_operators_do_with_one_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
         own.own_kernels.cache_clear()

@@ -1,5 +1,6 @@
 """The networks at toy size: every shape rule, the deformable convolution's borders, strict loading."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from worker.nets import CONFIGS, BiRefNet, CheckpointError, SwinConfig, load_checkpoint, save_checkpoint
 from worker.nets.decoder import image_to_patches
 from worker.nets.deform_conv import DeformableConv2d, deform_conv2d
+from worker.nets.fast import prepare_for_inference
 from worker.nets.swin import LAYER_NORM_EPS, Swin, join_windows, shift_mask, split_windows
 
 
@@ -127,6 +129,20 @@ class TestTheNetwork:
         model, batch = toy(), torch.randn(3, 3, 64, 64)
         with torch.no_grad():
             torch.testing.assert_close(model(batch)[1:2], model(batch[1:2]), atol=1e-5, rtol=1e-4)
+
+    def test_attention_may_lay_its_answer_out_as_it_likes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a card it comes token by token, (B, N, heads, d) in memory."""
+        model, x = toy(), torch.randn(2, 3, 96, 96)  # shifted blocks with several windows
+        attention: Callable[..., Tensor] = F.scaled_dot_product_attention
+
+        def token_by_token(*operands: Tensor, **options: Tensor) -> Tensor:
+            return attention(*operands, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+        with torch.no_grad():
+            expected = model(x), prepare_for_inference(model)(x)
+            monkeypatch.setattr(F, "scaled_dot_product_attention", token_by_token)
+            assert torch.equal(model(x), expected[0])
+            assert torch.equal(prepare_for_inference(model)(x), expected[1])
 
     def test_training_outputs_end_with_the_answer(self) -> None:
         model, x = toy(), torch.randn(1, 3, 64, 64)

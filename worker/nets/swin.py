@@ -108,7 +108,8 @@ class WindowAttention(nn.Module):
                 return t.reshape(n // windows, windows * self.num_heads, tokens, -1)
 
             y = F.scaled_dot_product_attention(group(q), group(k), group(v), attn_mask=mask.flatten(0, 1).unsqueeze(0))
-            y = y.view(n, self.num_heads, tokens, -1)
+            # Not a view: on a card the answer may lie as (B, N, windows * heads, d).
+            y = y.reshape(n, self.num_heads, tokens, -1)
         return self.proj(y.transpose(1, 2).reshape(n, tokens, dim))
 
 

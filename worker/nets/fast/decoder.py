@@ -150,9 +150,15 @@ class _Pictures(nn.Module):
         """
         super().__init__()
         like = plain.conv1.weight
-        w1, b1 = plain.conv1.weight.double(), cast(Tensor, plain.conv1.bias).double()
-        w2 = torch.einsum("oc,cikl->oikl", out.double(), plain.conv_out.weight.double())
-        b2 = out.double() @ cast(Tensor, plain.conv_out.bias).double() + bias.double()
+
+        def exact(tensor: Tensor) -> Tensor:
+            # Not on a card: for these few numbers it would plan a convolution in float64, and launch a kernel for each
+            # assignment below.
+            return tensor.cpu().double() if tensor.is_cuda else tensor.double()
+
+        w1, b1 = exact(plain.conv1.weight), exact(cast(Tensor, plain.conv1.bias))
+        w2 = torch.einsum("oc,cikl->oikl", exact(out), exact(plain.conv_out.weight))
+        b2 = exact(out) @ exact(cast(Tensor, plain.conv_out.bias)) + exact(bias)
         # conv2d correlates, so the two kernels join by a full correlation of the first with the flipped second.
         kernel = F.conv2d(w1.transpose(0, 1), w2.flip(2, 3), padding=2).transpose(0, 1)
         self.first = Conv(w1, b1, like=like)

@@ -49,6 +49,12 @@ def _pool(device: torch.device) -> _Pool:
         return _Pool(handle, graph)
 
 
+@cache
+def _warm_up_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: cuBLAS keeps a workspace for each stream that it was ever called on."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def record_cuda_graph(net: nn.Module, example: Tensor) -> Recording:
     """Record one pass of `net` on inputs like `example`, which lies on a CUDA device.
 
@@ -59,7 +65,7 @@ def record_cuda_graph(net: nn.Module, example: Tensor) -> Recording:
     # would run beside the uploads that they read. The inner context gives the caller's stream back whatever happens.
     with torch.cuda.device(example.device), torch.cuda.stream(torch.cuda.current_stream(example.device)):
         given = example.clone()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = _warm_up_stream(example.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_PASSES):

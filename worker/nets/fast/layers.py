@@ -151,6 +151,34 @@ def _is_half_on_card(x: Tensor) -> bool:
     return x.device.type == "cuda" and x.dtype.itemsize == 2
 
 
+#: Convolutions with kernels of this side or more may be products of columns on a card. For the 7x7 one of the ASPP on
+#: maps of about 4096 positions cuDNN 9 takes kernels without tensor cores: 1.8 ms of a pass of 9.9 on an H200, where
+#: four times as many positions take 0.06 ms. All 3x3 ones had tensor cores.
+_LARGE_KERNEL = 7
+#: Elements of such columns at most: as many as those of the deformable samples (worker/nets/fast/deform.py), which are
+#: in memory a moment later, so the peak stays. 128 MiB in fp16.
+_COLUMN_ELEMENTS = 2**26
+
+
+def product_of_columns(x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution with stride 1 and same padding as one copy and one matrix product.
+
+    Args:
+        x: (B, H, W, C). weight: (O, C, k, k), k odd.
+    Returns:
+        (B * H * W, O).
+    """
+    batch, height, width, channels = x.shape
+    kernel = weight.shape[-1]
+    ring = kernel // 2
+    padded = F.pad(x, (0, 0, ring, ring, ring, ring)).contiguous()
+    item, line, pixel, _ = padded.stride()
+    columns = padded.as_strided(
+        (batch, height, width, kernel, kernel, channels), (item, line, pixel, line, pixel, 1)
+    ).reshape(batch * height * width, -1)
+    return F.linear(columns, weight.permute(0, 2, 3, 1).flatten(1))
+
+
 class Conv(nn.Module):
     """A square convolution with stride 1 and same padding, channels-last: (B, H, W, in) -> (B, H, W, out).
 
@@ -188,5 +216,21 @@ class Conv(nn.Module):
         return y[..., : self.out]
 
     def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Without bias and activation, but for the bias that is given; with the channels that fill the last group."""
+        """Without bias and activation, but for the bias that is given; with the channels that fill the last group.
+
+        A large kernel on a small map is a convolution or a product of columns, whichever is faster on this card.
+        """
+        if bias is None and self._may_take_columns(x):
+            key = ("conv", x.device, x.dtype, tuple(x.shape), x.stride(), tuple(self.weight.shape))
+            rows = own.fastest(key, [partial(self._by_convolution, x), partial(product_of_columns, x, self.weight)])
+            return rows.view(*x.shape[:-1], -1)
         return as_nhwc(F.conv2d(as_nchw(x), self.weight, bias, padding=self.weight.shape[-1] // 2))
+
+    def _may_take_columns(self, x: Tensor) -> bool:
+        kernel = self.weight.shape[-1]
+        if kernel < _LARGE_KERNEL or not _is_half_on_card(x) or torch.compiler.is_compiling():
+            return False
+        return x.numel() * kernel**2 <= _COLUMN_ELEMENTS
+
+    def _by_convolution(self, x: Tensor) -> Tensor:
+        return as_nhwc(F.conv2d(as_nchw(x), self.weight, padding=self.weight.shape[-1] // 2)).flatten(0, 2)

@@ -1,6 +1,7 @@
 """Whether our own kernels can run: they need a card, Triton, and the C compiler that Triton starts them with."""
 
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
 
@@ -28,6 +29,13 @@ def own_kernels(device: torch.device) -> ModuleType | None:
         log.warning("own_kernels_unavailable", detail=f"{type(exc).__name__}: {exc}".splitlines()[0])
         return None
     return kernels
+
+
+def try_beside(device: torch.device, threads: ThreadPoolExecutor) -> Future[ModuleType | None]:
+    """The same, tried in another thread, so that models can be loaded beside Triton's import and its first launches."""
+    if device.type == "cuda" and device.index is None:  # tensors name their card, and it is asked for by that name
+        device = torch.device("cuda", torch.cuda.current_device())
+    return threads.submit(own_kernels, device)
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:
