@@ -61,19 +61,20 @@ def job_of(name: str) -> str | None:
     return match[1] if match else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OutputFile:
     """An output as the folder shows it.
 
     Attributes:
         job_id: whose it is.
-        data_id: the same for names that share their data on the disk; it takes `bytes` once.
+        data_id: the same for names that share their data on the disk; it takes `bytes` once. None for a name that
+            shares with no other.
         used_at: when it was made, or last given to another job (Unix time, s).
     """
 
     name: str
     job_id: str
-    data_id: tuple[int, int]
+    data_id: tuple[int, int] | None
     bytes: int
     used_at: float
 
@@ -155,7 +156,7 @@ class FolderStorage:
                 if job_id is not None:
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
-                        data_id = (status.st_dev, status.st_ino)
+                        data_id = None if status.st_nlink == 1 else (status.st_dev, status.st_ino)
                         yield OutputFile(entry.name, job_id, data_id, status.st_size, status.st_mtime)
 
     def remove_output(self, name: str) -> bool:

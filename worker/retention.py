@@ -36,9 +36,15 @@ class Retention:
         Raises:
             StoreUnavailable: Redis does not answer. Nothing was removed that is not said to be.
         """
+        if not self._ttl_s and not self._limit_bytes:
+            # All stay, for ever: what is kept of each file, even for a moment, would grow without an end.
+            usage = _Usage()
+            for file in self._storage.outputs():
+                usage.add(file)
+            self._report(usage)
+            return
         folder = _Folder(self._storage.outputs())
-        if self._ttl_s or self._limit_bytes:
-            self._finish_removals(folder)
+        self._finish_removals(folder)
         oldest_first = iter(folder.job_ids())
         while step := list(islice(oldest_first, _STEP)):
             doomed = self._doomed(folder, step)
@@ -46,7 +52,10 @@ class Retention:
             self._remove(folder, doomed)
             if not doomed:
                 break  # all that follow are younger
-        self._store.counters.put({OUTPUT_BYTES: folder.bytes, OUTPUT_FILES: folder.files})
+        self._report(folder.usage)
+
+    def _report(self, usage: "_Usage") -> None:
+        self._store.counters.put({OUTPUT_BYTES: usage.bytes, OUTPUT_FILES: usage.files})
 
     def _finish_removals(self, folder: "_Folder") -> None:
         """Remove what is said to be removed: a sweep was killed before it came to that."""
@@ -61,7 +70,7 @@ class Retention:
 
     def _doomed(self, folder: "_Folder", job_ids: list[str]) -> dict[str, str]:
         """Which of these jobs' outputs have to go, and why: age or size."""
-        now, left_bytes = time.time(), folder.bytes
+        now, left_bytes = time.time(), folder.usage.bytes
         reasons: dict[str, str] = {}
         if not self._ttl_s and not (self._limit_bytes and left_bytes > self._limit_bytes):
             return reasons
@@ -84,22 +93,44 @@ class Retention:
                 log.info("outputs_removed", job_id=job_id, reason=reason, files=len(files), bytes=size)
 
 
+class _Usage:
+    """How many files there are and their bytes. Names that share their data take those once, until the last goes.
+
+    A file that gets its second name while the folder is read may be counted with both, until the next sweep.
+    """
+
+    def __init__(self) -> None:
+        self._names: Counter[tuple[int, int]] = Counter()  # of shared data
+        self.files = 0
+        self.bytes = 0
+
+    def add(self, file: OutputFile) -> None:
+        self.files += 1
+        if file.data_id is None or not self._names[file.data_id]:
+            self.bytes += file.bytes
+        if file.data_id is not None:
+            self._names[file.data_id] += 1
+
+    def remove(self, file: OutputFile) -> int:
+        """Leave a file out of the account; the bytes that the disk has free without it."""
+        self.files -= 1
+        if file.data_id is not None:
+            self._names[file.data_id] -= 1
+            if self._names[file.data_id]:
+                return 0
+        self.bytes -= file.bytes
+        return file.bytes
+
+
 class _Folder:
-    """All outputs by job. Names that share their data take its bytes once, until the last of them goes."""
+    """All outputs by job: some 0.9 KB for a job of two files."""
 
     def __init__(self, outputs: Iterator[OutputFile]) -> None:
         self._jobs: dict[str, list[OutputFile]] = defaultdict(list)
-        self._names: Counter[tuple[int, int]] = Counter()
-        self.bytes = 0
+        self.usage = _Usage()
         for file in outputs:
             self._jobs[file.job_id].append(file)
-            if not self._names[file.data_id]:
-                self.bytes += file.bytes
-            self._names[file.data_id] += 1
-
-    @property
-    def files(self) -> int:
-        return self._names.total()
+            self.usage.add(file)
 
     def job_ids(self) -> list[str]:
         """Those first whose outputs have not been used for the longest time; of equals, who had files before."""
@@ -114,13 +145,7 @@ class _Folder:
 
     def take(self, job_id: str) -> int:
         """Leave a job's outputs out of the account; the bytes that the disk has free without them."""
-        freed = 0
-        for file in self._jobs[job_id]:
-            self._names[file.data_id] -= 1
-            if not self._names[file.data_id]:
-                freed += file.bytes
-        self.bytes -= freed
-        return freed
+        return sum(self.usage.remove(file) for file in self._jobs[job_id])
 
     def forget(self, job_id: str) -> None:
         """Know no more of a job that was taken."""

@@ -391,6 +391,10 @@ class Store(JobEvents, JobQueue, WaitingMessages, WorkerReports):
             JobNotFound: there is no such job, or its record expires meanwhile.
         """
         deadline = time.monotonic() + timeout_s
+        with translated():
+            status = self._redis.hget(job_key(job_id), "status")
+        if status is None or status in FINAL:  # what tells of its end may be gone
+            return self.get(job_id)
         while True:
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0 or (is_over is not None and is_over()):

@@ -36,7 +36,7 @@ if ARGV[7] ~= '' then
   redis.call('ZREM', KEYS[4], ARGV[3])
   redis.call('ZREM', KEYS[7], ARGV[3])
   redis.call('XADD', KEYS[9], '*', 'job_id', ARGV[3])
-  redis.call('EXPIRE', KEYS[9], ARGV[1])
+  redis.call('EXPIRE', KEYS[9], 60)  -- 4 KB, and who comes later looks at the record first
 else
   redis.call('ZADD', KEYS[7], redis.call('TIME')[1], ARGV[3])
 end

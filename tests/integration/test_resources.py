@@ -246,7 +246,9 @@ def test_jobs_are_refused_while_running_ones_still_have_room(
     running = held.begin_held(100)
     with redis.Redis(port=redis_of_our_own.port) as server:
         later = {"Prefer": "respond-async"}
-        for number in range(200):  # in small pieces, or the buffer of the request would count as well
+        # 100 MB, so that what is accepted in the second before the refusal does not use up the last twentieth; in small
+        # pieces, or the buffer of the request would count as well.
+        for number in range(1000):
             server.rpush("ballast", bytes(100_000 + number))
         server.config_set("maxmemory", int(server.info("memory")["used_memory"] / 0.95))
         wait_for("the refusal", lambda: held.send(110, "front", headers=later).status_code == 503, timeout_s=10)

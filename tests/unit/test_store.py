@@ -195,7 +195,16 @@ def test_a_waiter_is_woken_by_the_end_alone(store: Store, job: Job, monkeypatch:
         assert store.finish(job.job_id, JobStatus.SUCCEEDED, {"id": 1})
         assert waiter.result(30).status == JobStatus.SUCCEEDED
     assert reads == [job.job_id]
-    assert 0 < store._redis.ttl(f"job:{job.job_id}:ended") <= store._ttl_s
+    assert 0 < store._redis.ttl(f"job:{job.job_id}:ended") <= 60
+
+
+def test_who_asks_for_a_job_long_after_its_end_does_not_wait(store: Store, job: Job) -> None:
+    """What tells of the end is kept for a minute only: 4 KB a job are much beside thousands of records."""
+    run_to(store, job.job_id, JobStatus.SUCCEEDED)
+    assert store._redis.delete(f"job:{job.job_id}:ended") == 1
+    began = time.monotonic()
+    assert store.wait_final(job.job_id, 30).status == JobStatus.SUCCEEDED
+    assert time.monotonic() - began < 10
 
 
 def test_wait_final_returns_the_open_job_when_the_time_is_over(store: Store, job: Job) -> None:
