@@ -8,8 +8,9 @@ An entry points at the files of the job that was last given the cell, and dies w
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import structlog
@@ -28,8 +29,8 @@ log = structlog.get_logger(__name__)
 #: Options that change nothing about a cell. All others are part of its key: one that is missing here makes the cache
 #: find less, one that is here wrongly would deliver wrong pictures.
 _NOT_OF_THE_CELL = {"models", "webhook"}
-#: Libraries whose versions can move a pixel.
-_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+#: Libraries whose versions can move a pixel; triton comes with torch's CUDA builds only.
+_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow", "simplejpeg", "triton")
 
 
 @cache
@@ -40,7 +41,8 @@ def code_version() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     for name in _LIBRARIES:
-        digest.update(f"{name}={version(name)}\0".encode())
+        with suppress(PackageNotFoundError):
+            digest.update(f"{name}={version(name)}\0".encode())
     return digest.hexdigest()
 
 
