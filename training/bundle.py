@@ -3,7 +3,7 @@
     python -m training.bundle pack FOLDER --part-mib 27     # FOLDER/assets-0.zip, assets-1.zip, ...
     python -m training.bundle unpack FOLDER/assets-*.zip    # -> training/cache, or TRAINING_CACHE
 
-8 GB of rendered art become about 60 MB: colour art as WebP of high quality, one-colour art as its alpha without loss.
+8 GB of rendered art become about 50 MB: colour art as WebP of high quality, one-colour art as its alpha without loss.
 One split only (`train`), so that the pictures of the test set cannot travel along.
 """
 

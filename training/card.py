@@ -161,7 +161,7 @@ def train(
     stores: dict[int, Reservoir] = {}
     while go is not None and not go.exists():
         time.sleep(0.2)
-    minutes = float((go.read_text() if go else "") or minutes)
+    minutes = float((go.read_text().strip() if go else "") or minutes)
     plain, deform_conv.deform_conv2d = deform_conv.deform_conv2d, deform_conv2d_on_grid
     try:
         finished = folder / "base" / "ema.safetensors"

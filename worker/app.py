@@ -100,7 +100,15 @@ def make_worker_app(settings: Settings) -> Celery:
     # The stock backend's subscriptions leak (worker/backend.py).
     url = settings.redis_url.get_secret_value()
     app.conf.result_backend = f"worker.backend:QuietRedisBackend+{url}"
-    app.conf.broker_transport_options = {**app.conf.broker_transport_options, **held_options(settings.worker_name)}
+    # Each thread may have one connection that the client keeps and one more for a transaction. kombu's own limit is 10,
+    # and with that, more threads than nine could end in messages that are never given back.
+    connections = 2 * settings.worker_threads + 8
+    app.conf.redis_max_connections = connections
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        **held_options(settings.worker_name),
+        "max_connections": connections,
+    }
     # By name: `inspect stats`, which Flower asks for, sends it as JSON.
     app.conf.broker_transport = "worker.consumer:TolerantTransport"
     app.conf.worker_consumer = TolerantConsumer

@@ -22,7 +22,8 @@
     worker:{name}:jobs          hash    jobs it is working on -> number of steps
     limits:...                  string  requests of a caller in the current window, for as long (api/limits.py)
 
-Job keys live `job_ttl_s` after the job's last change, its idempotency key with them (30 s until the job is made). The
+Job keys live `job_ttl_s` after the job's last change, what tells of its end 60 s after that, its idempotency key with
+the record (30 s until the job is made). The
 listings live twice as long after their last new job and lose entries that are older, or whose record has expired when
 a listing meets them. Cached cells live `result_cache_ttl_s` after their last use, the pace `job_ttl_s`, as does a note
 that a job's outputs were removed; a worker's report lives 15 s and is renewed by its heartbeat. The counters stay.
