@@ -80,6 +80,8 @@ return record
 CREATE = """
 local ttl, created = tonumber(ARGV[1]), tonumber(ARGV[3])
 local function before(seconds) return string.format('(%.0f', created - seconds * 1000000) end
+-- Sent again, because the first reply was lost: its events are told once, and its own place is no reason to refuse it.
+if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
 -- Less those whose record expired before any worker came. Nothing is changed before the first HSET: a Redis at its
 -- memory limit refuses a script at its first command that could grow, and lets one that has written finish.
 if redis.call('ZCOUNT', KEYS[3], before(ttl), '+inf') >= tonumber(ARGV[5]) then return 0 end

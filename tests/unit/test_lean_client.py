@@ -8,6 +8,7 @@ import pytest
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from shared.store.lean import LeanRedis
@@ -95,6 +96,25 @@ def test_a_redis_that_is_away_is_an_error_and_comes_back(server: RedisServer) ->
     server.start()
     assert client.get("word") == "one"
     client.close()
+
+
+def test_a_reply_that_comes_too_late_is_nobody_else_s(server: RedisServer) -> None:
+    client = LeanRedis.from_url(server.url, decode_responses=True, socket_timeout=0.3, retry=Retry(NoBackoff(), 0))
+    for turn in range(3):
+        with pytest.raises(RedisTimeoutError):
+            client.blpop(["nothing"], timeout=0.5)
+        assert client.echo(f"{turn}") == f"{turn}"
+    assert connections(client) == 1
+    client.close()
+
+
+def test_what_is_left_of_a_reply_that_cannot_be_read_is_nobody_else_s(client: LeanRedis) -> None:
+    """Given a list of which the first entry is no UTF-8, then the other entries are not the next command's reply."""
+    client.rpush("list", b"\xff", "one", "two")
+    with pytest.raises(UnicodeDecodeError):
+        client.lrange("list", 0, -1)
+    assert client.echo("three") == "three"
+    assert connections(client) == 1
 
 
 def test_an_interrupted_command_leaves_no_reply_for_the_next(

@@ -12,6 +12,7 @@ from shared.errors import JobNotFound, StoreUnavailable
 from shared.jobs import FINAL, OPEN, TRANSITIONS, CellRecord, CellStatus, Job, JobStatus, Source, new_job, new_job_id
 from shared.settings import Settings, load_settings
 from shared.store import Store
+from tests.conftest import eventually
 from tests.redis_server import RedisServer, free_port
 
 DONE = CellRecord(status=CellStatus.SUCCEEDED, url="http://x/y.png", width=10, height=20, bytes=300, seconds=0.5)
@@ -169,6 +170,16 @@ def test_a_jobs_events_are_capped(store: Store, job: Job) -> None:
     assert 200 <= len(store.events(job.job_id)) < 400
 
 
+def test_a_job_that_is_sent_twice_is_made_once(settings: Settings) -> None:
+    """Given a client whose first reply was lost, so that it sends the command again, when the queue has one place."""
+    store, job = Store.from_settings(settings.model_copy(update={"max_queued_jobs": 1})), make_job()
+    assert store.create(job)
+    told = store.events(job.job_id)
+    assert store.create(job)
+    assert store.events(job.job_id) == told
+    store.close()
+
+
 def test_wait_final_returns_at_once_for_a_job_that_ended_before(store: Store, job: Job) -> None:
     run_to(store, job.job_id, JobStatus.PARTIAL)
     assert store.wait_final(job.job_id, 0).status == JobStatus.PARTIAL
@@ -187,6 +198,7 @@ def test_a_waiter_is_woken_by_the_end_alone(store: Store, job: Job, monkeypatch:
     monkeypatch.setattr(store, "get", counted)
     with ThreadPoolExecutor(1) as pool:
         waiter = pool.submit(store.wait_final, job.job_id, 30)
+        eventually(lambda: store._redis.info("clients")["blocked_clients"] == 1)
         for status in (JobStatus.PREPARING, JobStatus.PROCESSING):
             assert store.transition(job.job_id, status)
         for name in job.cells:
