@@ -6,7 +6,7 @@ Parts, each printed when it is done and none lost to the failure of another:
   kernels, and recorded.
 - `search` (by --only): a pass with and without cuDNN's search for the fastest convolutions, and what the search takes.
 - `forward`: the forward pass by path and batch, with the share of the card's measured matrix rate.
-- `profile`: the kernels and modules of a pass, batch 1 and 4.
+- `profile` (with --profile or by --only): the kernels and modules of a pass, batch 1 and 4.
 - `aot` (with --aot): the compiled pass.
 - `resident`: both models loaded as the worker loads them: seconds of loading and of first passes, peak device memory, a
   job of two sides by two models at 1024 px from prepared files to PNGs on disk.
