@@ -217,10 +217,20 @@ def sample(
     return Sample(damaged(rng, image, under not in ("flat", "gradient", "pattern")), alpha, art, under)
 
 
+def squash_picture(image: Bytes, size: int) -> Bytes:
+    """(H, W, 3) uint8 squashed to the network's square, (size, size, 3)."""
+    method = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size, size), interpolation=method), np.uint8)
+
+
+def squash_alpha(alpha: Bytes, size: int) -> Bytes:
+    """(H, W) uint8 squashed to the network's square, (size, size)."""
+    return np.asarray(cv2.resize(alpha, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def normalised(image: Bytes, size: int) -> NDArray[np.float32]:
     """(H, W, 3) uint8 RGB squashed to the network's (3, size, size) float32, ImageNet-normalised."""
-    method = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_LINEAR
-    squashed = cv2.resize(image, (size, size), interpolation=method).astype(np.float32) / 255
+    squashed = squash_picture(image, size).astype(np.float32) / 255
     return np.ascontiguousarray(((squashed - MEAN) / STD).transpose(2, 0, 1), np.float32)
 
 
@@ -235,7 +245,7 @@ def training_pairs(
     """
     for index in itertools.count(start, step):
         pair = sample(assets, seed, index, size)
-        target = cv2.resize(pair.alpha, (size, size), interpolation=cv2.INTER_AREA)
+        target = squash_alpha(pair.alpha, size)
         yield (
             torch.from_numpy(normalised(pair.image, size)),
             torch.from_numpy(target[None].astype(np.float32) / 255),

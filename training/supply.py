@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.backgrounds import GROUNDS
-from training.data import MEAN, STD, Assets, sample
+from training.data import MEAN, STD, Assets, sample, squash_alpha, squash_picture
 from training.kinds import KINDS
 
 Bytes = NDArray[np.uint8]
@@ -40,9 +40,7 @@ def squashed(assets: Assets, seed: int, index: int, size: int) -> Bytes:
     if ground == "photo" and kind == "photo_cut":
         ground = None
     pair = sample(assets, seed, index, size, kind, ground)
-    method = cv2.INTER_AREA if max(pair.image.shape[:2]) > size else cv2.INTER_LINEAR
-    image = cv2.resize(pair.image, (size, size), interpolation=method)
-    return np.dstack((image, cv2.resize(pair.alpha, (size, size), interpolation=cv2.INTER_AREA)))
+    return np.dstack((squash_picture(pair.image, size), squash_alpha(pair.alpha, size)))
 
 
 class Supply:

@@ -131,7 +131,6 @@ class Run:
         torch.manual_seed(SEEDS[role])
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
         self.device = device or torch.device("cpu")
-        self.memory_format = torch.channels_last
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
         self.model = BiRefNet(CONFIGS[CONFIG])
@@ -144,7 +143,7 @@ class Run:
         without_dropout(self.model)
         if self.device.type == "cpu":
             depthwise_in_float32(self.model)
-        self.model = self.model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What edges and textures look like, ImageNet has taught well enough: no gradient is computed at the two largest
         # sizes of the backbone, which is a third of a step's time on a CPU.
         self.frozen = backbone.early if self.device.type == "cpu" else []
@@ -255,7 +254,7 @@ class Run:
         progress = self.used_s / self.budget_s
         for group in self.optimiser.param_groups:
             group["lr"] = group["share"] * learning_rate(self.step, progress, PEAK_LR[self.role])
-        image = image.to(memory_format=self.memory_format)
+        image = image.to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             outputs = self.model.forward_with_aux(image)
         outputs.masks = [mask.float() for mask in outputs.masks]

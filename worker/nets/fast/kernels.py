@@ -149,21 +149,17 @@ def window_attention(
     assert all(tensor.is_contiguous() for tensor in (qkv, padding, masks, tokens, kinds))
     assert max(qkv.numel(), masks.numel()) < 2**31  # elements are counted in 32 bits
     out = qkv.new_empty(rows, dim)
+    channels = dim // num_heads
+    block_channels = max(_LEAST_CHANNELS, triton.next_power_of_2(channels))
+    given = (qkv, padding, masks, tokens, kinds, out, channels**-0.5, num_heads)
     if form:
         queries, warps, ahead = _WINDOW_FORMS[form - 1]
         main = max(_LEAST_CHANNELS, triton.next_power_of_2(size + 1) // 2)
         _attention_of_windows[(windows * num_heads,)](
-            qkv,
-            padding,
-            masks,
-            tokens,
-            kinds,
-            out,
-            (dim // num_heads) ** -0.5,
-            num_heads,
+            *given,
             size=size,
-            channels=dim // num_heads,
-            block_channels=max(_LEAST_CHANNELS, triton.next_power_of_2(dim // num_heads)),
+            channels=channels,
+            block_channels=block_channels,
             queries=queries,
             tiles=triton.cdiv(size, queries),
             main=main,
@@ -174,17 +170,10 @@ def window_attention(
         return out
     tiles = triton.cdiv(size, _QUERIES)
     _attention[(windows * num_heads * tiles,)](
-        qkv,
-        padding,
-        masks,
-        tokens,
-        kinds,
-        out,
-        (dim // num_heads) ** -0.5,
-        num_heads,
+        *given,
         size=size,
-        channels=dim // num_heads,
-        block_channels=max(_LEAST_CHANNELS, triton.next_power_of_2(dim // num_heads)),
+        channels=channels,
+        block_channels=block_channels,
         queries=_QUERIES,
         keys=_KEYS,
     )
