@@ -14,7 +14,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from shared.errors import OutputNotWritten
+from shared.errors import InvalidRequest, OutputNotWritten
 from shared.jobs import CellRecord, CellStatus, Job, cell_name
 from shared.options import JobOptions, PrintOptions, parse_canvas
 from shared.storage import FolderStorage
@@ -86,9 +86,12 @@ class CellMaker:
         Args:
             raise_if_ended: called each time a cell that had to wait gets the device; what it raises ends the cell.
         Raises:
+            InvalidRequest: the worker has no such model (any more): MODELS was changed while the job waited.
             OutputTooLarge: the options ask for a file that cannot be made of this picture.
             AppError: of inference, or of writing.
         """
+        if model not in self._engines:
+            raise InvalidRequest(f"{model} is not one of this worker's models any more: {', '.join(self._engines)}")
         started = time.perf_counter()
         times: dict[str, float] = {}
         options = options_of(job)

@@ -67,6 +67,7 @@ class ResultCache:
         """Those of the (side, model) cells that need not be computed, with their files under the job's own names."""
         if not self.is_on or not job.use_cache:
             return {}
+        cells = [cell for cell in cells if cell[1] in self._engines]  # MODELS may have lost one since the job was made
         try:
             digests = [self._digest(job, side, model) for side, model in cells]
             kept = self._kept.get(digests) if digests else []

@@ -218,6 +218,17 @@ def test_a_failed_cell_is_not_kept(worker: Worker) -> None:
     assert worker.do(("rmbg",), front=1).cells["front_rmbg"].cached is False
 
 
+def test_a_model_that_is_gone_costs_its_own_cells_and_says_so(worker: Worker) -> None:
+    job_id = worker.create(front=1)
+    del worker.engines["birefnet"]  # MODELS was changed and the worker started again while the job waited
+    job = worker.run(job_id)
+    assert (job.status, job.cells["front_rmbg"].status) == (JobStatus.PARTIAL, CellStatus.SUCCEEDED)
+    error = job.cells["front_birefnet"].error
+    assert error is not None
+    assert error["code"] == "invalid_request"
+    assert "birefnet" in error["detail"]
+
+
 def test_a_cache_that_is_off_keeps_nothing(settings: Settings, store: Store) -> None:
     worker = Worker(settings.model_copy(update={"result_cache_ttl_s": 0}), store)
     with worker.device:
@@ -317,9 +328,16 @@ def test_a_cell_taken_over_for_a_job_that_was_just_canceled_leaves_no_file(
     assert list(worker.storage.outputs_dir.glob(f"design_*_{job_id}_*")) == []
 
 
-def test_a_job_that_cannot_be_planned_ends_all_the_same(worker: Worker, settings: Settings) -> None:
-    """Given a queued job for a model that this worker was restarted without, then it fails and nobody waits for it."""
-    job_id = worker.create(("rmbg", "gone"), front=1)
+def test_a_job_that_cannot_be_planned_ends_all_the_same(
+    worker: Worker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a job whose plan meets a fault of ours, then it fails and nobody waits for it."""
+
+    def find(*_: Any) -> Any:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(worker.pipeline._cache, "find", find)
+    job_id = worker.create(front=1)
     app = make_celery(settings, "test")
     register_tasks(app, worker.pipeline, CrashGuard(worker.store, "worker-1", 3))
     app.tasks[PLAN].run(job_id=job_id, request_id="r")
