@@ -30,9 +30,8 @@ class JobEvents:
 
     def wait_ended(self, job_id: str, timeout_s: float) -> bool:
         """Whether the job has ended, or does within `timeout_s` (more than 0; at most READ_SLICE_S of them)."""
-        block = max(1, math.ceil(min(timeout_s, READ_SLICE_S) * 1000))  # 0 would mean for ever
         with translated():
-            return bool(self._waiting.xread({ended_key(job_id): "0-0"}, block=block))
+            return bool(self._waiting.xread({ended_key(job_id): "0-0"}, block=_slice_ms(timeout_s)))
 
     def events(self, job_id: str, after_id: str = "0-0", block_ms: int = 0) -> list[Event]:
         """A job's events after `after_id`, oldest first, as (id, event).
@@ -45,15 +44,18 @@ class JobEvents:
         """
         key, deadline = events_key(job_id), time.monotonic() + block_ms / 1000
         while True:
-            wait_s = min(deadline - time.monotonic(), READ_SLICE_S)
             with translated():
-                # BLOCK 0 would mean for ever, hence at least 1 ms.
-                block = max(1, math.ceil(wait_s * 1000)) if block_ms else None
+                block = _slice_ms(deadline - time.monotonic()) if block_ms else None
                 reply = self._waiting.xread({key: after_id}, block=block)
             if reply:
                 return [(event_id, json.loads(fields["data"])) for event_id, fields in _entries(reply, key)]
             if time.monotonic() >= deadline:
                 return []
+
+
+def _slice_ms(wait_s: float) -> int:
+    """How long one blocking read of a wait may take (ms); at least 1, because 0 would mean for ever."""
+    return max(1, math.ceil(min(wait_s, READ_SLICE_S) * 1000))
 
 
 def _entries(reply: Any, key: str) -> Any:

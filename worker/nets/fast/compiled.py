@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from worker.nets.fast.graphs import Graphed
 from worker.nets.fast.network import FastBiRefNet
+from worker.nets.fast.own import told
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +85,7 @@ class Compiled(nn.Module):
                 log.info("pass_compiled", file=path.name)
             return load_compiled(path, self.net)
         except Exception as exc:  # noqa: BLE001, RUF100 - the compiler raises whatever its parts raise; eager still works
-            log.warning("compile_failed", file=path.name, detail=f"{type(exc).__name__}: {exc}".splitlines()[0])
+            log.warning("compile_failed", file=path.name, detail=told(exc))
             return self.net
 
 

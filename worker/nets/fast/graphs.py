@@ -13,6 +13,8 @@ import structlog
 import torch
 from torch import Tensor, nn
 
+from worker.nets.fast.own import told
+
 log = structlog.get_logger(__name__)
 
 #: Passes before recording: libraries pick their kernels and allocate workspaces, which a recording must not see.
@@ -107,5 +109,5 @@ class Graphed(nn.Module):
         except torch.OutOfMemoryError:
             raise  # the batch is too large with or without a graph; the caller halves it
         except RuntimeError as exc:
-            log.warning("cuda_graph_failed", shape=list(x.shape), detail=str(exc).splitlines()[0])
+            log.warning("cuda_graph_failed", shape=list(x.shape), detail=told(exc))
             return None

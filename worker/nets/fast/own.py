@@ -12,6 +12,11 @@ from torch import Tensor
 log = structlog.get_logger(__name__)
 
 
+def told(exc: BaseException) -> str:
+    """An exception's type and the first line of what it says, which may be nothing: for the log."""
+    return f"{type(exc).__name__}: {exc}".splitlines()[0]
+
+
 @cache
 def own_kernels(device: torch.device) -> ModuleType | None:
     """worker/nets/fast/kernels.py where it works, else None: then everything is computed by torch's operators.
@@ -26,7 +31,7 @@ def own_kernels(device: torch.device) -> ModuleType | None:
         with torch.cuda.device(device):
             _try(kernels, device)
     except Exception as exc:  # noqa: BLE001, RUF100 - no Triton, no compiler, no folder: whatever it is, torch still works
-        log.warning("own_kernels_unavailable", detail=f"{type(exc).__name__}: {exc}".splitlines()[0])
+        log.warning("own_kernels_unavailable", detail=told(exc))
         return None
     return kernels
 
@@ -79,7 +84,7 @@ def _race(candidates: Sequence[Callable[[], Tensor]], time: Callable[[Callable[[
         except torch.OutOfMemoryError:
             raise
         except Exception as exc:  # noqa: BLE001, RUF100 - what a card does not take is for the compiler to say
-            log.warning("own_kernel_left_out", candidate=number, detail=f"{type(exc).__name__}: {exc}".splitlines()[0])
+            log.warning("own_kernel_left_out", candidate=number, detail=told(exc))
             continue
         if milliseconds < least:
             best, least = number, milliseconds
