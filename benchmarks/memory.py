@@ -18,7 +18,7 @@ import requests
 
 from benchmarks.pixels import design
 from benchmarks.report import arguments_of, bars, table, write_json
-from benchmarks.system import Client, InstantStack, form, run_all
+from benchmarks.system import BenchmarkStack, Client, form, run_all
 from shared.local.redis_server import free_port
 from shared.local.stack import LocalStack
 from worker.heartbeat import HEARTBEAT_S
@@ -66,7 +66,7 @@ def main() -> int:
             "SYNC_WAIT_LIMIT_S": "600",
             "RESULT_CACHE_TTL_S": "0",  # the same picture again and again shall be computed again and again
         }
-        kind = LocalStack if arguments.starter else InstantStack
+        kind = LocalStack if arguments.starter else BenchmarkStack
         with kind(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
             stack.start()
             assert stack.worker is not None

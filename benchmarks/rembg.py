@@ -28,9 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.report import arguments_of, table, write_json
-from benchmarks.system import ROOT, CpuMeter, Jobs
+from benchmarks.system import ROOT, BenchmarkStack, CpuMeter, Jobs
 from shared.local.redis_server import free_port
-from shared.local.stack import LocalStack
 from worker.images import decode
 from worker.nets import CONFIGS, load_checkpoint
 
@@ -112,7 +111,7 @@ class Rembg:
 class Ours:
     """This service's local stack, with starter weights."""
 
-    def __init__(self, stack: LocalStack) -> None:
+    def __init__(self, stack: BenchmarkStack) -> None:
         self._stack, self._meter = stack, CpuMeter(stack)
 
     def job(self, sides: dict[str, bytes]) -> dict[str, Any]:
@@ -165,7 +164,9 @@ def main() -> int:
         env = {**os.environ, "MODEL_PROFILE": "starter", "OUTPUTS_DIR": f"{folder}/outputs"}
         with (
             Rembg(arguments.rembg, Path(folder) / "rembg") as rembg,
-            LocalStack(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack,
+            BenchmarkStack(
+                ROOT, env, module="worker", host="127.0.0.1", port=free_port(), run_dir=Path(folder)
+            ) as stack,
         ):
             stack.start()
             ours = Ours(stack)

@@ -25,7 +25,7 @@ import psutil
 import redis
 
 from benchmarks.report import arguments_of, lines, table, write_json
-from benchmarks.system import ROOT, Client, InstantStack, form, picture, run_all
+from benchmarks.system import ROOT, BenchmarkStack, Client, form, picture, run_all
 from shared.local.redis_server import free_port
 
 #: Sides of the pictures (px) and how many of a hundred jobs have each. Mostly small, or the run would take hours.
@@ -62,7 +62,7 @@ class Sampler(threading.Thread):
 class Measure:
     """What the parts of a stack hold now."""
 
-    def __init__(self, stack: InstantStack, clients: Sequence[Client]) -> None:
+    def __init__(self, stack: BenchmarkStack, clients: Sequence[Client]) -> None:
         assert stack.worker is not None
         assert stack.api is not None
         assert stack.redis is not None
@@ -119,7 +119,7 @@ def run(
             "SYNC_WAIT_LIMIT_S": "600",
             **env,
         }
-        with InstantStack(ROOT, settings, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
+        with BenchmarkStack(ROOT, settings, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
             stack.start()
             clients = [
                 Client(stack.base_url, Bodies(f"soak{n}", pictures, choice[n::_CLIENTS]), timeout_s=900)

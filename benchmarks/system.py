@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 import redis
+import requests
 import torch
 from PIL import Image
 
 from benchmarks.report import arguments_of, bars, median_ms, percentile, table, write_json
 from shared.local.redis_server import free_port
-from shared.local.stack import LocalStack
+from shared.local.stack import Child, LocalStack
 from tests.tiny_worker import INPUT_SIZE, paint
 from worker.images import cut_out, decode, encode_png, mask_at_size, network_input
 
@@ -33,12 +34,28 @@ ROOT = Path(__file__).resolve().parents[1]
 _BOUNDARY = "benchmark"
 
 
-class InstantStack(LocalStack):
-    """The local stack with a network that answers at once."""
+class BenchmarkStack(LocalStack):
+    """The local stack with workers of a kind (whose network answers at once) and a number; several have a core each."""
+
+    def __init__(self, *arguments: Any, module: str = "tests.tiny_worker", count: int = 1, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._module, self._count = module, count
+        self.workers: list[Child] = []
 
     def start_worker(self) -> None:
-        self.worker = self._child("worker", [sys.executable, "-m", "tests.tiny_worker"])
-        self._exit.callback(self.worker.stop)
+        usual = dict(self.env)
+        for number in range(self._count):
+            if self._count > 1:
+                self.env |= {"WORKER_NAME": f"worker-{number + 1}", "WORKER_CORE": str(number % (os.cpu_count() or 1))}
+            self.worker = self._child("worker", [sys.executable, "-m", self._module])
+            self._exit.callback(self.worker.stop)
+            self.workers.append(self.worker)
+        self.env = usual
+
+    def wait_for_worker(self) -> None:
+        super().wait_for_worker()
+        while len(requests.get(f"{self.base_url}/health", timeout=10).json()["workers"]) < self._count:
+            time.sleep(0.1)
 
 
 def picture(size: int, seed: int) -> bytes:
@@ -144,15 +161,14 @@ def own_work_ms(sides: dict[str, bytes], models: tuple[str, ...] = ("rmbg", "bir
 class CpuMeter:
     """Processor time of the stack's processes: what depends least on who else uses the machine."""
 
-    def __init__(self, stack: LocalStack) -> None:
-        assert stack.worker is not None
+    def __init__(self, stack: BenchmarkStack) -> None:
         assert stack.api is not None
         assert stack.redis is not None
         with redis.Redis.from_url(stack.redis.url) as client:
             redis_pid = client.info("server")["process_id"]
         gunicorn = psutil.Process(stack.api.process.pid)
         self._processes = {
-            "worker": [psutil.Process(stack.worker.process.pid)],
+            "worker": [psutil.Process(worker.process.pid) for worker in stack.workers],
             "api": [gunicorn, *gunicorn.children()],
             "redis": [psutil.Process(redis_pid)],
         }
@@ -170,6 +186,7 @@ def main() -> int:
     parser.add_argument("--starter", action="store_true", help="the starter weights in place of the instant engine")
     parser.add_argument("--size", type=int, help="side of the pictures in pixels (64; 1024 with --starter)")
     parser.add_argument("--jobs", type=int, help="jobs per row (200; 8 with --starter)")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes, on one core each where several (1)")
     parser.add_argument("--clients", default=None, help="comma-separated (1,4,16; 1,4 with --starter)")
     arguments = parser.parse_args()
     size = arguments.size or (1024 if arguments.starter else 64)
@@ -177,11 +194,12 @@ def main() -> int:
     clients = [int(word) for word in (arguments.clients or ("1,4" if arguments.starter else "1,4,16")).split(",")]
     jobs = Jobs(size)
     own_ms = own_work_ms(jobs.sides())
-    kind = LocalStack if arguments.starter else InstantStack
+    module, workers = "worker" if arguments.starter else "tests.tiny_worker", arguments.workers
     rows: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "MODEL_PROFILE": "starter", "OUTPUTS_DIR": f"{folder}/outputs"}
-        with kind(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
+        place: dict[str, Any] = {"host": "127.0.0.1", "port": free_port(), "run_dir": Path(folder)}
+        with BenchmarkStack(ROOT, env, module=module, count=workers, **place) as stack:
             stack.start()
             load(stack.base_url, jobs, clients=2, each=2 if arguments.starter else 20)  # warm
             meter = CpuMeter(stack)
@@ -192,6 +210,7 @@ def main() -> int:
                 used = {name: value - before[name] for name, value in meter.seconds().items()}
                 rows[count] |= {f"{name}_cpu_ms": value / (count * each) * 1000 for name, value in used.items()}
     engine = "starter weights" if arguments.starter else "instant engine"
+    engine += f", {workers} workers" if workers > 1 else ""
     table(
         f"A job of 2 sides x 2 models at {size} px through API, Redis and Celery, {engine}",
         (
