@@ -21,6 +21,11 @@ GROUNDS = {
     "flat": 0.28, "garment": 0.22, "mockup_photo": 0.15, "gradient": 0.10, "paper": 0.07, "photo": 0.08, "wood": 0.05,
     "pattern": 0.05,
 }  # fmt: skip
+#: The same shares in a run that works on what is hardest (`--further`).
+FOCUS_GROUNDS = {
+    "flat": 0.20, "garment": 0.20, "mockup_photo": 0.18, "gradient": 0.11, "paper": 0.06, "photo": 0.10, "wood": 0.09,
+    "pattern": 0.06,
+}  # fmt: skip
 #: Common garment colours, RGB 0..255.
 GARMENTS = (
     (255, 255, 255), (250, 248, 242), (20, 20, 22), (34, 34, 38), (66, 68, 72), (120, 122, 126), (200, 201, 203),

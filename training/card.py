@@ -23,21 +23,19 @@ from pathlib import Path
 import cv2
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from training.data import Assets, drawn_assets, load_assets
 from training.supply import AT_ONCE, Reservoir, Supply
-from training.train import CONFIG, RUNS, Phase, Run, publish
-from worker.nets import CONFIGS, BiRefNet, deform_conv
-from worker.nets.weights import save_checkpoint
+from training.train import RUNS, Phase, Run, grown, publish
+from worker.nets import deform_conv
 
 
 @dataclass(frozen=True)
 class CardPhase(Phase):
     """A part of a run on a card; small pictures are made from larger ones, which the next part can go on with."""
 
-    #: Side of the pictures as they are drawn, pixels; at least `size`.
+    #: Side of the pictures as they are kept, pixels; at least `size`. They are drawn in several (`data.ZOOMS`).
     drawn: int
 
 
@@ -74,29 +72,6 @@ def deform_conv2d_on_grid(x: Tensor, offset: Tensor, mask: Tensor, weight: Tenso
     sampled = sampled.view(batch, channels, taps, height * width) * mask.float().view(batch, 1, taps, -1)
     columns = sampled.reshape(batch, channels * taps, height * width).to(x.dtype)
     return (weight.reshape(weight.shape[0], -1).to(x.dtype) @ columns).view(batch, -1, height, width)
-
-
-def grown(init: Path, folder: Path) -> Path:
-    """A checkpoint of today's network from one of another width: what both have is taken over, the rest begins small.
-
-    Returns:
-        The new checkpoint's path, in the folder.
-    """
-    torch.manual_seed(SEED)
-    model = BiRefNet(CONFIGS[CONFIG])
-    state, found = model.state_dict(), load_file(init)
-    for key, value in state.items():
-        old = found.get(key)
-        if old is None or old.ndim != value.ndim:
-            continue
-        overlap = tuple(slice(0, min(a, b)) for a, b in zip(value.shape, old.shape, strict=True))
-        if value.shape != old.shape and value.is_floating_point() and value.ndim > 1:
-            value.mul_(0.3)
-        value[overlap] = old[overlap].to(value.dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "init.safetensors"
-    save_checkpoint(model, path, dtype=torch.float32)
-    return path
 
 
 def learn(
@@ -166,7 +141,7 @@ def train(
     try:
         finished = folder / "base" / "ema.safetensors"
         if not finished.exists():
-            start = None if init is None else grown(init, folder / "base")
+            start = None if init is None else grown(init, folder / "base", SEED)
             run = Run("base", minutes, start, folder / "base", device)
             learn([run], supply, base, 60 * minutes * BASE_SHARE, stores, kept)
         both = [Run(role, minutes, finished, folder / role, device) for role in ("rmbg", "birefnet")]

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.assets import CACHE
-from training.backgrounds import GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
+from training.backgrounds import FOCUS_GROUNDS, GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
 from training.camera import damaged, folded, out_of_focus, tilted
 from training.contrast import (
     MIN_CONTRAST,
@@ -39,6 +39,9 @@ from training.split import TRAIN
 SOFT_KINDS = ("glow", "smoke", "transparent")
 #: Width / height of the pictures drawn; the network sees all of them squashed to a square.
 ASPECTS = (1.0, 1.0, 0.833, 0.8, 0.75, 1.25, 1.33, 0.67)
+#: Sizes in which pictures are drawn on a card and in runs that go further, over the network's: small ones come enlarged
+#: with their noise.
+ZOOMS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.0, 1.25)
 #: ImageNet's statistics, RGB, of 0..1 values.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)
@@ -195,22 +198,26 @@ def cast_shadow(rng: Rng, alpha: Floats) -> Floats:
 
 
 def sample(
-    assets: Assets, seed: int, index: int, size: int = 384, kind: str | None = None, ground: str | None = None
-) -> Sample:
+    assets: Assets, seed: int, index: int, size: int = 384, kind: str | None = None, ground: str | None = None,
+    focus: bool = False,
+) -> Sample:  # fmt: skip
     """Sample number `index` of a seed.
 
     Args:
         size: about the square root of the picture's area, pixels.
         kind: the kind of art (any, by its share, when missing).
         ground: the kind of background, likewise.
+        focus: what is drawn of its share has the shares of a run that works on what is hardest.
     """
     rng = np.random.default_rng((seed, index))
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
     height, width = round(size / aspect**0.5), round(size * aspect**0.5)
+    kinds = {name: entry.focus if focus else entry.share for name, entry in KINDS.items()}
+    grounds = FOCUS_GROUNDS if focus else GROUNDS
     layers = None
     while layers is None:  # what is not legible is drawn again, with other art on another ground of the same kinds
-        art = kind or _any(rng, {name: entry.share for name, entry in KINDS.items()})
-        under = ground or _any(rng, GROUNDS)
+        art = kind or _any(rng, kinds)
+        under = ground or _any(rng, grounds)
         if art != "photo_cut" or under != "photo" or (kind and ground):  # a photo on a photo is a riddle
             layers = composed(rng, assets, height, width, art, under)
     image, alpha = put_together(layers)
@@ -235,16 +242,18 @@ def normalised(image: Bytes, size: int) -> NDArray[np.float32]:
 
 
 def training_pairs(
-    assets: Assets, seed: int, size: int, start: int = 0, step: int = 1
+    assets: Assets, seed: int, size: int, start: int = 0, step: int = 1, focus: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless pairs: (3, S, S) float32 normalised picture, (1, S, S) float32 alpha 0..1.
 
     Args:
         start: number of the first sample, so that a resumed run does not see the same pictures again.
         step: how many samples lie between two of these; as many processes can share a seed.
+        focus: more of what is hardest, and pictures of several sizes, enlarged or reduced to S.
     """
     for index in itertools.count(start, step):
-        pair = sample(assets, seed, index, size)
+        scale = ZOOMS[np.random.default_rng((seed, index, 1)).integers(len(ZOOMS))] if focus else 1.0
+        pair = sample(assets, seed, index, round(size * scale), focus=focus)
         target = squash_alpha(pair.alpha, size)
         yield (
             torch.from_numpy(normalised(pair.image, size)),

@@ -270,13 +270,16 @@ class Kind:
     make: Maker
     #: How often training sees it; the shares add up to 1.
     share: float
+    #: The same in a run that works on what is hardest (`--further`).
+    focus: float
 
 
 KINDS = {
-    "icon": Kind(_art("icon"), 0.09), "emoji": Kind(_art("emoji"), 0.09),
-    "illustration": Kind(_art("illustration"), 0.09), "lettering": Kind(words, 0.11), "badge": Kind(shaped, 0.09),
-    "photo_cut": Kind(photo_cut, 0.07),
-    "halftone": Kind(screened, 0.05), "distressed": Kind(distressed, 0.07), "glow": Kind(glowing, 0.06),
-    "smoke": Kind(smoking, 0.04), "thin_lines": Kind(thin_lines, 0.06), "transparent": Kind(transparent, 0.06),
-    "layered": Kind(layered, 0.12),
+    "icon": Kind(_art("icon"), 0.09, 0.05), "emoji": Kind(_art("emoji"), 0.09, 0.05),
+    "illustration": Kind(_art("illustration"), 0.09, 0.06), "lettering": Kind(words, 0.11, 0.08),
+    "badge": Kind(shaped, 0.09, 0.05), "photo_cut": Kind(photo_cut, 0.07, 0.07),
+    "halftone": Kind(screened, 0.05, 0.08), "distressed": Kind(distressed, 0.07, 0.06),
+    "glow": Kind(glowing, 0.06, 0.09), "smoke": Kind(smoking, 0.04, 0.13),
+    "thin_lines": Kind(thin_lines, 0.06, 0.11), "transparent": Kind(transparent, 0.06, 0.13),
+    "layered": Kind(layered, 0.12, 0.04),
 }  # fmt: skip

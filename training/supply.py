@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.backgrounds import GROUNDS
-from training.data import MEAN, STD, Assets, sample, squash_alpha, squash_picture
+from training.data import MEAN, STD, ZOOMS, Assets, sample, squash_alpha, squash_picture
 from training.kinds import KINDS
 
 Bytes = NDArray[np.uint8]
@@ -32,14 +32,14 @@ def squashed(assets: Assets, seed: int, index: int, size: int) -> Bytes:
     """Sample number `index` as the network sees it: (S, S, 4) uint8, the picture's RGB and its alpha.
 
     Half of the samples have any kind of art, a third any kind of ground, all equally likely: the rare ones are the hard
-    ones, and there is time for them here.
+    ones, and there is time for them here. Some are drawn smaller or larger than the network sees them (`ZOOMS`).
     """
     rng = np.random.default_rng((seed, index, 1))
     kind = str(rng.choice(sorted(KINDS))) if rng.random() < 0.5 else None
     ground = str(rng.choice(sorted(GROUNDS))) if rng.random() < 0.35 else None
     if ground == "photo" and kind == "photo_cut":
         ground = None
-    pair = sample(assets, seed, index, size, kind, ground)
+    pair = sample(assets, seed, index, round(size * float(rng.choice(ZOOMS))), kind, ground)
     return np.dstack((squash_picture(pair.image, size), squash_alpha(pair.alpha, size)))
 
 

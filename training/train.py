@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from typing import Any
 import cv2
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
@@ -42,10 +43,23 @@ from training.measures import Scores
 from training.pretrained import fetch, load_pretrained, published_state
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.efficientnet import ConvNorm, EfficientNet
-from worker.nets.weights import load_checkpoint, save_checkpoint
+from worker.nets.weights import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 
 RUNS = Path(__file__).parent / "runs"
 CONFIG = "starter"
+#: How the names of the refining stage's weights begin.
+REFINE = "decoder.refine."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does beside its schedule."""
+
+    #: Go on from good weights: more of what is hardest, in several sizes (`data.training_pairs`), by another schedule.
+    #: What batch norms have counted stays, since a few pictures at a time would only blur it.
+    further: bool = False
+    #: Only the refining stage learns.
+    refine_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,9 +78,13 @@ SCHEDULES = {
     "rmbg": (Phase(0.5, 512, 3), Phase(1.0, 640, 2)),
     "birefnet": (Phase(0.5, 512, 3), Phase(1.0, 640, 2)),
 }
+#: A run with `Plan.further`, whatever its role.
+FURTHER = (Phase(0.5, 576, 3), Phase(1.0, 640, 3))
 PEAK_LR = {"base": 1.5e-3, "rmbg": 2e-4, "birefnet": 2e-4}
 #: The backbone knows something already: its learning rate over the decoder's.
 BACKBONE_SHARE = 0.25
+#: And the refining stage's in runs with a plan: it is small, and begins from nothing when the rest is good already.
+REFINE_SHARE = 5.0
 #: Seeds far apart, so that roles and the base never see the same pictures.
 SEEDS = {"base": 101, "rmbg": 202, "birefnet": 303}
 #: Processor minutes (per process) of each run behind the weights in git.
@@ -122,14 +140,21 @@ def _in_float32(forward: Any) -> Any:
     return call
 
 
+def _all_but_refine(model: BiRefNet) -> list[nn.Module]:
+    others = [module for name, module in model.decoder.named_children() if name != "refine"]
+    return [model.bb, model.squeeze_module, *others]
+
+
 class Run:
     """One training run: everything that has to survive a restart, and the loop."""
 
     def __init__(
-        self, role: str, minutes: float, init: Path | None, folder: Path, device: torch.device | None = None
-    ) -> None:
+        self, role: str, minutes: float, init: Path | None, folder: Path, device: torch.device | None = None,
+        plan: Plan | None = None,
+    ) -> None:  # fmt: skip
         torch.manual_seed(SEEDS[role])
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
+        self.plan = plan or Plan()
         self.device = device or torch.device("cpu")
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -146,7 +171,12 @@ class Run:
         self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What edges and textures look like, ImageNet has taught well enough: no gradient is computed at the two largest
         # sizes of the backbone, which is a third of a step's time on a CPU.
+        self.still: list[nn.Module] = []
         self.frozen = backbone.early if self.device.type == "cpu" else []
+        if self.plan.refine_only:
+            self.frozen = _all_but_refine(self.model)
+        elif self.plan.further:
+            self.still = [module for module in _all_but_refine(self.model) if module not in self.frozen]
         for module in self.frozen:
             module.requires_grad_(False)
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
@@ -159,19 +189,26 @@ class Run:
 
     def _groups(self) -> list[dict[str, Any]]:
         groups = []
-        for in_backbone, share in ((True, BACKBONE_SHARE), (False, 1.0)):
-            named = [
-                (name, p)
-                for name, p in self.model.named_parameters()
-                if p.requires_grad and (name.startswith("bb.") and not name.startswith("bb.cue")) == in_backbone
-            ]
+        shares = {name: self._share_of(name) for name, p in self.model.named_parameters() if p.requires_grad}
+        for share in sorted(set(shares.values())):
+            named = [(name, p) for name, p in self.model.named_parameters() if shares.get(name) == share]
             for many_dimensions in (True, False):
                 chosen = [p for _, p in named if (p.ndim > 1) == many_dimensions]
                 groups.append({"params": chosen, "weight_decay": 0.02 if many_dimensions else 0.0, "share": share})
         return groups
 
+    def _share_of(self, name: str) -> float:
+        """A weight's learning rate over the role's."""
+        if name.startswith("bb.") and not name.startswith("bb.cue"):
+            return BACKBONE_SHARE
+        return REFINE_SHARE if self.plan != Plan() and name.startswith(REFINE) else 1.0
+
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.state_path, map_location=self.device, weights_only=True)
+        if state["plan"] != asdict(self.plan):
+            raise ValueError(
+                f"{self.folder} has a run with another plan, {state['plan']}; give this one a folder of its own"
+            )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average.state, self.average.steps = state["average"], state["step"]
@@ -186,7 +223,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "average": self.average.state,
-            "step": self.step, "seen": self.seen, "used_s": self.used_s,
+            "step": self.step, "seen": self.seen, "used_s": self.used_s, "plan": asdict(self.plan),
         }  # fmt: skip
         part = self.state_path.with_suffix(".part")
         torch.save(state, part)
@@ -205,7 +242,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         last_log = last_check = self.used_s
         with (self.folder / "curve.jsonl").open("a") as curve:
-            for phase in SCHEDULES[self.role]:
+            for phase in FURTHER if self.plan.further else SCHEDULES[self.role]:
                 if self.used_s >= phase.until * self.budget_s:
                     continue
                 supply = self._batches(assets, phase)
@@ -229,7 +266,9 @@ class Run:
 
         (B, 3, S, S) float32 normalised pictures and (B, 1, S, S) float32 alphas, 0..1.
         """
-        pairs = training_pairs(assets, SEEDS[self.role], phase.size, self.seen + self.rank, self.ranks)
+        pairs = training_pairs(
+            assets, SEEDS[self.role], phase.size, self.seen + self.rank, self.ranks, self.plan.further
+        )
         while True:
             images, alphas = zip(*islice(pairs, phase.batch), strict=True)
             yield torch.stack(images), torch.stack(alphas)
@@ -249,7 +288,7 @@ class Run:
             The parts of the loss, detached.
         """
         self.model.train()
-        for module in self.frozen:
+        for module in (*self.frozen, *self.still):
             module.eval()
         progress = self.used_s / self.budget_s
         for group in self.optimiser.param_groups:
@@ -311,24 +350,71 @@ def check(model: BiRefNet, count: int = 24, size: int = 384) -> Scores:
     return evaluate(model, validation_pairs(count, size), size)
 
 
-def train_role(role: str, minutes: float, init: Path | None, folder: Path, processes: int) -> Path:
+def grown(init: Path, folder: Path, seed: int) -> Path:
+    """A checkpoint of today's network from one of less width, or without the refining stage: the same function.
+
+    What a layer has gained in outputs begins small and at random, in inputs at zero; a new refining stage adds nothing.
+
+    Returns:
+        The new checkpoint's path, in the folder.
+    Raises:
+        CheckpointError: it is of another network.
+    """
+    torch.manual_seed(seed)
+    model = BiRefNet(CONFIGS[CONFIG])
+    state, found = model.state_dict(), load_file(init)
+    shapes = {key: value.shape for key, value in state.items()}
+    has_refine = any(key.startswith(REFINE) for key in found)
+    # Widths may differ, names and numbers of dimensions may not.
+    wanted = {key: shape for key, shape in shapes.items() if has_refine or not key.startswith(REFINE)}
+    problems = check_keys(wanted, {key: _at_most(tuple(value.shape), shapes.get(key)) for key, value in found.items()})
+    if problems:
+        raise CheckpointError(f"{init} is of another network:\n  " + "\n  ".join(problems))
+    for key, value in state.items():
+        if key not in found:
+            continue
+        old = found[key]
+        if value.shape != old.shape and value.ndim > 1:
+            value.mul_(0.3)
+            value[: old.shape[0], old.shape[1] :] = 0
+        value[tuple(slice(0, side) for side in old.shape)] = old.to(value.dtype)
+    if not has_refine:
+        for key in (f"{REFINE}conv_out.weight", f"{REFINE}conv_out.bias"):
+            state[key].zero_()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "init.safetensors"
+    save_checkpoint(model, path, dtype=torch.float32)
+    return path
+
+
+def _at_most(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The wanted shape for one that fits into it, otherwise the shape itself."""
+    if wanted is None or len(shape) != len(wanted):
+        return shape
+    return wanted if all(a <= b for a, b in zip(shape, wanted, strict=True)) else shape
+
+
+def train_role(
+    role: str, minutes: float, init: Path | None, folder: Path, processes: int, plan: Plan | None = None
+) -> Path:
     """Train one role and give the checkpoint of its averaged weights."""
     folder.mkdir(parents=True, exist_ok=True)
     meeting = folder / "meeting"
     meeting.unlink(missing_ok=True)
-    arguments = (processes, meeting, role, minutes, init, folder)
+    arguments = (processes, meeting, role, minutes, init, folder, plan)
     spawn(_train_process, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
     return folder / "ema.safetensors"
 
 
 def _train_process(
-    rank: int, processes: int, meeting: Path, role: str, minutes: float, init: Path | None, folder: Path
-) -> None:
+    rank: int, processes: int, meeting: Path, role: str, minutes: float, init: Path | None, folder: Path,
+    plan: Plan | None,
+) -> None:  # fmt: skip
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # numbers below 1e-38 are a hundred times slower and mean nothing here
     cv2.setNumThreads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting.resolve()}", rank=rank, world_size=processes)
-    run = Run(role, minutes, init, folder)
+    run = Run(role, minutes, init, folder, plan=plan)
     run.train(load_assets("train"))
     if rank == 0:
         print(f"{role}: {run.step} steps, {run.seen} pictures, {run.used_s / 60:.1f} min", flush=True)
@@ -348,15 +434,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.split("\n")[0])
     parser.add_argument("--role", choices=(*MINUTES, "all"), default="all", help="all: the three runs one by one")
     parser.add_argument("--minutes", type=float, help=f"time budget of a run (default: {MINUTES})")
-    parser.add_argument("--init", type=Path, help="checkpoint to start from (default for a role: the base's)")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from, of another width too (a role's: the base)")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs; an unfinished one goes on")
     parser.add_argument("--processes", type=int, default=2, help="one thread each (default: 2)")
+    parser.add_argument(
+        "--further", action="store_true", help="from good weights: more of what is hardest, by a schedule of its own"
+    )
+    parser.add_argument("--refine", action="store_true", help="only the refining stage learns")
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     options = parser.parse_args()
+    if (options.further or options.refine) and (options.init is None or options.role == "all"):
+        parser.error("--further and --refine begin with weights that are good already: name a --role and its --init")
     for role in MINUTES if options.role == "all" else (options.role,):
         init = options.init or (None if role == "base" else options.runs / "base" / "ema.safetensors")
         minutes = options.minutes or MINUTES[role]
-        checkpoint = train_role(role, minutes, init, options.runs / role, options.processes)
+        if init is not None:
+            init = grown(init, options.runs / role, SEEDS[role])
+        plan = Plan(options.further, options.refine)
+        checkpoint = train_role(role, minutes, init, options.runs / role, options.processes, plan)
         if options.publish and role != "base":
             publish(checkpoint, role)
     return 0

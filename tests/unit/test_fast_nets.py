@@ -69,9 +69,10 @@ class TestTheSameFunction:
         x = picture(64, 96, 2)
         torch.testing.assert_close(prepare_for_inference(model)(x), model(x), atol=CLOSE, rtol=0)
 
+    @pytest.mark.parametrize("variant", ["toy", "starter"])
     @torch.inference_mode()
-    def test_an_item_does_not_depend_on_its_neighbours(self, toys: tuple[BiRefNet, FastBiRefNet]) -> None:
-        _, fast = toys
+    def test_an_item_does_not_depend_on_its_neighbours(self, variant: str) -> None:
+        fast = prepare_for_inference(plain(variant))
         batch, other = picture(64, 64, 3), picture(64, 64, 3)
         other[0], other[2] = 100.0, float("nan")
         assert torch.equal(fast(batch)[1], fast(other)[1])  # bitwise, whatever stands beside it
@@ -106,10 +107,11 @@ class TestTheSameFunction:
 
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations are not ours
+    @pytest.mark.parametrize("variant", ["toy", "starter"])
     @torch.no_grad()
-    def test_it_exports_as_one_graph(self, toys: tuple[BiRefNet, FastBiRefNet]) -> None:
+    def test_it_exports_as_one_graph(self, variant: str) -> None:
         """What a compiler needs: no step that depends on the values of tensors."""
-        fast, x = prepare_for_inference(toys[0], pack=False), picture(32, 32)
+        fast, x = prepare_for_inference(plain(variant), pack=False), picture(32, 32)
         expected = fast(x)  # a first pass makes what depends on the size
         torch.testing.assert_close(torch.export.export(fast, (x,)).module()(x), expected, atol=1e-5, rtol=0)
 

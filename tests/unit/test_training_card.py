@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.card import CardPhase, deform_conv2d_on_grid, grown, learn, train
+from training.card import CardPhase, deform_conv2d_on_grid, learn, train
 from training.data import drawn_assets
 from training.supply import Reservoir, Supply, squashed
-from training.train import CONFIG, Run
+from training.train import CONFIG, Run, grown
 from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
 from worker.nets.deform_conv import deform_conv2d
 
@@ -86,7 +86,7 @@ def test_weights_of_a_narrower_network_are_taken_over(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(narrow, tmp_path / "narrow.safetensors")
-    state = load_checkpoint(grown(tmp_path / "narrow.safetensors", tmp_path), CONFIGS[CONFIG]).state_dict()
+    state = load_checkpoint(grown(tmp_path / "narrow.safetensors", tmp_path, 5), CONFIGS[CONFIG]).state_dict()
     torch.testing.assert_close(state["bb.stem.conv.weight"], old["bb.stem.conv.weight"])
     wide = state["decoder.detail.conv_mid.weight"]
     torch.testing.assert_close(wide[:8, :8], old["decoder.detail.conv_mid.weight"][:8, :8])

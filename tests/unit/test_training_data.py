@@ -5,11 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from training.backgrounds import GROUNDS, Floats
+from training import data
+from training.backgrounds import FOCUS_GROUNDS, GROUNDS, Floats
 from training.camera import tilted
 from training.contrast import legibility, without_invisible
-from training.data import composed, drawn_assets, load_assets, put_together, recoloured, sample
+from training.data import (
+    composed,
+    drawn_assets,
+    load_assets,
+    normalised,
+    put_together,
+    recoloured,
+    sample,
+    training_pairs,
+)
 from training.heldout import EXTRA, GROUND_QUOTA, TEST_SET, read_test_set, wanted
 from training.kinds import KINDS
 from training.mockups import Stage
@@ -198,6 +209,9 @@ class TestSets:
     def test_the_shares_of_kinds_and_of_grounds_are_whole(self) -> None:
         assert sum(kind.share for kind in KINDS.values()) == pytest.approx(1)
         assert sum(GROUNDS.values()) == pytest.approx(1)
+        assert sum(kind.focus for kind in KINDS.values()) == pytest.approx(1)
+        assert sum(FOCUS_GROUNDS.values()) == pytest.approx(1)
+        assert FOCUS_GROUNDS.keys() == GROUNDS.keys()
 
     def test_the_stored_set_is_the_table_it_says_and_fits_in_git(self) -> None:
         pairs = list(read_test_set())
@@ -217,3 +231,12 @@ def test_a_recoloured_photo_is_another_picture_of_the_same_scene() -> None:
     assert len({other.tobytes() for other in others}) == 6
     assert all(sorted(other.shape[:2]) == [40, 60] and other.dtype == np.uint8 for other in others)
     np.testing.assert_array_equal(others[0], recoloured(photo, 0))
+
+
+def test_pictures_of_a_run_that_goes_further_come_in_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "ZOOMS", (0.5,))
+    assets = drawn_assets()
+    image, alpha = next(training_pairs(assets, 5, 64, focus=True))
+    pair = sample(assets, 5, 0, 32, focus=True)
+    assert torch.equal(image, torch.from_numpy(normalised(pair.image, 64)))
+    assert alpha.shape == (1, 64, 64)

@@ -1,5 +1,6 @@
 """A training run: it goes on where it was, learns, leaves frozen layers alone; and the terms that it minimises."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from training import train
 from training.data import drawn_assets
 from training.losses import contour_weight, laplacian_loss
-from training.train import Phase, Run
+from training.mean import mean_of
+from training.train import REFINE, Phase, Plan, Run, grown
 from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
+from worker.nets.weights import CheckpointError
 
 
 @pytest.fixture
@@ -55,7 +58,91 @@ def test_training_changes_the_decoder_and_leaves_the_early_layers_alone(start: P
         if key.startswith(early):
             assert torch.equal(value, before[key]), key
     learned = [key for key in after if key.endswith("conv_in.weight") and not torch.equal(after[key], before[key])]
-    assert len(learned) == 6  # the squeeze, four blocks, the detail stage
+    assert len(learned) == 7  # the squeeze, four blocks, the detail and the refining stage
+
+
+def test_a_run_for_the_refining_stage_changes_nothing_else(start: Path, tmp_path: Path) -> None:
+    run = Run("rmbg", 60, start, tmp_path / "run", plan=Plan(refine_only=True))
+    steps(run, 2)
+    run.save()
+    before = load_checkpoint(start, CONFIGS[train.CONFIG]).state_dict()
+    after = load_checkpoint(tmp_path / "run" / "ema.safetensors", CONFIGS[train.CONFIG]).state_dict()
+    changed = {key for key in after if not torch.equal(after[key], before[key])}
+    assert changed
+    assert all(key.startswith(REFINE) for key in changed)
+
+
+def test_a_run_that_goes_further_keeps_what_batch_norms_have_counted(start: Path, tmp_path: Path) -> None:
+    run = Run("rmbg", 60, start, tmp_path / "run", plan=Plan(further=True))
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    steps(run, 2)
+    changed = {key for key, value in run.model.state_dict().items() if not torch.equal(value, before[key])}
+    counted = {key for key in changed if "running_" in key}
+    assert counted
+    assert all(key.startswith(REFINE) for key in counted)
+    assert any(key.startswith("bb.") for key in changed)
+    assert any(key.startswith("squeeze_module") for key in changed)
+
+
+def test_the_refining_stage_learns_faster_where_the_rest_is_good_already(start: Path, tmp_path: Path) -> None:
+    def shares(plan: Plan) -> dict[str, float]:
+        run = Run("rmbg", 60, start, tmp_path / "run", plan=plan)
+        names = {id(p): name for name, p in run.model.named_parameters()}
+        parts = ("bb.cue", "bb", "squeeze_module", REFINE, "decoder")
+        return {
+            next(part for part in parts if names[id(p)].startswith(part)): group["share"]
+            for group in run.optimiser.param_groups
+            for p in group["params"]
+        }
+
+    usual = {"bb": train.BACKBONE_SHARE, "bb.cue": 1.0, "squeeze_module": 1.0, "decoder": 1.0, REFINE: 1.0}
+    assert shares(Plan()) == pytest.approx(usual)
+    assert shares(Plan(further=True)) == pytest.approx({**usual, REFINE: train.REFINE_SHARE})
+    assert shares(Plan(refine_only=True)) == pytest.approx({REFINE: train.REFINE_SHARE})
+
+
+def test_a_folder_of_a_run_with_another_plan_is_refused(start: Path, tmp_path: Path) -> None:
+    Run("rmbg", 60, start, tmp_path / "run", plan=Plan(refine_only=True)).save()
+    with pytest.raises(ValueError, match="another plan"):
+        Run("rmbg", 60, start, tmp_path / "run", plan=Plan(refine_only=True, further=True))
+
+
+@pytest.mark.parametrize("flag", ["--further", "--refine"])
+def test_a_plan_without_weights_to_begin_with_is_refused(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--role", "rmbg", flag])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert "--init" in capsys.readouterr().err
+
+
+def stored(tmp_path: Path, **change: int) -> tuple[BiRefNet, Path]:
+    """A network of other widths, and its file."""
+    torch.manual_seed(1)
+    old = BiRefNet(replace(CONFIGS[train.CONFIG], **change)).eval()  # type: ignore[arg-type]
+    save_checkpoint(old, tmp_path / "old.safetensors", dtype=torch.float32)
+    return old, tmp_path / "old.safetensors"
+
+
+@pytest.mark.parametrize(
+    "change", [{"refine_width": 0}, {"block_width": 48}, {"detail_width": 16}, {"refine_width": 8}]
+)
+def test_weights_of_less_width_mean_the_same_in_todays_network(change: dict[str, int], tmp_path: Path) -> None:
+    old, path = stored(tmp_path, **change)
+    new = load_checkpoint(grown(path, tmp_path, 5), CONFIGS[train.CONFIG])
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(new(x), old(x), atol=1e-5, rtol=0)
+
+
+def test_weights_of_more_width_or_of_another_network_are_refused(tmp_path: Path) -> None:
+    _, wide = stored(tmp_path, detail_width=48)
+    with pytest.raises(CheckpointError, match=r"shape: decoder\.detail"):
+        grown(wide, tmp_path, 5)
+    save_checkpoint(BiRefNet(CONFIGS["toy"]), tmp_path / "toy.safetensors")
+    with pytest.raises(CheckpointError, match="missing"):
+        grown(tmp_path / "toy.safetensors", tmp_path, 5)
 
 
 def test_contours_count_more_than_even_regions() -> None:
@@ -87,3 +174,26 @@ def test_shared_gradients_reach_the_weights_that_they_belong_to(
     assert losses[0] == losses[1]
     for (name, weight), expected in zip(run.model.named_parameters(), reference.model.parameters(), strict=True):
         torch.testing.assert_close(weight, expected, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_the_mean_of_two_checkpoints_is_between_them_and_takes_what_only_one_has(tmp_path: Path) -> None:
+    before, _ = stored(tmp_path, refine_width=0)
+    torch.manual_seed(2)
+    after = BiRefNet(CONFIGS[train.CONFIG])
+    save_checkpoint(after, tmp_path / "after.safetensors", dtype=torch.float32)
+    found = mean_of([tmp_path / "old.safetensors", tmp_path / "after.safetensors"]).state_dict()
+    old, new = before.state_dict(), after.state_dict()
+    key = "squeeze_module.0.conv_in.weight"
+    torch.testing.assert_close(found[key], (old[key] + new[key]) / 2)
+    key = f"{REFINE}conv_in.weight"
+    torch.testing.assert_close(found[key], new[key])
+
+
+def test_there_is_no_mean_of_different_networks(tmp_path: Path) -> None:
+    _, narrow = stored(tmp_path, refine_width=0)
+    with pytest.raises(CheckpointError, match="missing: decoder"):
+        mean_of([narrow])
+    save_checkpoint(BiRefNet(CONFIGS[train.CONFIG]), tmp_path / "after.safetensors", dtype=torch.float32)
+    _, wide = stored(tmp_path, detail_width=48)
+    with pytest.raises(CheckpointError, match=r"shape: decoder\.detail"):
+        mean_of([tmp_path / "after.safetensors", wide])

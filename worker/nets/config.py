@@ -99,6 +99,8 @@ class BiRefNetConfig:
             other, as published. "pixels": each position sees what it stands for, at most 4x4 values (averages of more).
         detail_width: channels of the last stage, which works at half the picture's size; 0 is the published output at a
             quarter. Needs a backbone with a map at stride 2.
+        refine_width: channels of a stage after that, which sees its mask and what the colours say of it (matting.py),
+            and adds to its logits; 0 is none.
         ground_cue: the network also sees how far each pixel is from the ground, as the picture's border tells it.
     """
 
@@ -112,6 +114,7 @@ class BiRefNetConfig:
     aspp_blocks: tuple[int, ...] = (5, 4, 3, 2, 1)
     patches: Literal["tiles", "pixels"] = "tiles"
     detail_width: int = 0
+    refine_width: int = 0
     ground_cue: bool = False
 
     @property
@@ -166,6 +169,7 @@ CONFIGS: dict[str, BiRefNetConfig] = {
         aspp_blocks=(5, 4, 3),
         patches="pixels",
         detail_width=32,
+        refine_width=24,
         ground_cue=True,
     ),
     # Every shape rule at a size where a forward pass takes milliseconds.

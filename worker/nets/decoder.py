@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from worker.nets.config import BiRefNetConfig, EfficientNetConfig
 from worker.nets.deform_conv import DeformableConv2d
+from worker.nets.matting import CUES, colour_cues
 
 
 def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
@@ -201,10 +202,13 @@ class Decoder(nn.Module):
         self.decoder_block2 = DecoderBlock(c2 + c3 // 8, c1, config, number=2)
         self.decoder_block1 = DecoderBlock(c1 + c2 // 8, c1 // 2, config, number=1)
         self.detail: DetailHead | None = None
+        self.refine: DetailHead | None = None
         if config.detail_width:
             assert isinstance(config.backbone, EfficientNetConfig)
             inputs = (c1 // 2, config.backbone.fine_width, 4 * config.picture_channels)
             self.detail = DetailHead(inputs, config.detail_width)
+            if config.refine_width:
+                self.refine = DetailHead((*inputs[:2], 4 * CUES), config.refine_width)
         else:
             self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, 1))
 
@@ -230,7 +234,7 @@ class Decoder(nn.Module):
         Args:
             image: (B, 3, H, W), the network's input; with the ground cue, (B, 6, H, W).
             features: lateral maps, shallow to deep, the deepest already squeezed.
-            fine: the backbone's map at stride 2; needed by the detail stage only.
+            fine: the backbone's map at stride 2; needed by the detail and the refining stage only.
             aux: filled with the coarser masks and gradient maps when given.
         Returns:
             (B, 1, H, W) logits.
@@ -243,7 +247,13 @@ class Decoder(nn.Module):
         if self.detail is not None:
             assert fine is not None
             size = fine.shape[2:]
-            return self.detail(resize(p, size), fine, image_to_pixels(image, size))
+            p = resize(p, size)
+            logits: Tensor = self.detail(p, fine, image_to_pixels(image, size))
+            if self.refine is None:
+                return logits
+            if aux is not None:
+                aux.masks.append(logits)
+            return logits + self.refine(p, fine, image_to_pixels(colour_cues(image[:, :3], logits).to(p), size))
         p = torch.cat((resize(p, image.shape[2:]), self.get_submodule("ipt_blk1")(image)), dim=1)
         return self.conv_out1(p)
 

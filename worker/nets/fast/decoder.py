@@ -9,7 +9,8 @@
 - The picture's own two convolutions of the last stage are one 5x5 convolution to one channel. Only the outermost
   pixels differ, where the second convolution sees zeros instead of what the first one says outside the picture: these
   are computed as published.
-- The detail stage, where a network has one, takes the place of the last two points: it is non-linear.
+- The detail stage and the one that refines it, where a network has them, take the place of the last two points: they
+  are not linear.
 - Batch norms are folded; no map is joined to its patches, the convolution that follows takes them separately.
 """
 
@@ -34,6 +35,7 @@ from worker.nets.decoder import (
 from worker.nets.fast import own
 from worker.nets.fast.deform import FastASPP
 from worker.nets.fast.layers import Conv, Linear, as_nchw, as_nhwc, fold_batch_norm, pixels_of_cells, resize
+from worker.nets.matting import colour_cues
 
 #: Side of the squares of pixels in which `_Pictures` sees the picture on a card.
 _CELL = 4
@@ -245,6 +247,7 @@ class FastDecoder(nn.Module):
         if plain.detail is not None:
             self.blocks["1"] = FastBlock(last, inputs)
             self.detail = FastDetail(plain.detail)
+            self.refine = None if plain.refine is None else FastDetail(plain.refine)
             return
         output = cast(nn.Conv2d, plain.conv_out1[0])
         from_map, from_picture = output.weight[:, :, 0, 0].tensor_split((c1 // 2,), dim=1)
@@ -263,7 +266,7 @@ class FastDecoder(nn.Module):
             image: (B, 3, H, W), the network's input; with the ground cue, (B, 6, H, W).
             full, half: the three shallower features of both passes, shallow to deep, (B, h, w, C).
             deepest: the squeezed map, (B, h, w, C).
-            fine: the backbone's map at stride 2, (B, h, w, C); needed by the detail stage only.
+            fine: the backbone's map at stride 2, (B, h, w, C); needed by the detail and the refining stage only.
         Returns:
             (B, 1, H, W) logits.
         """
@@ -273,7 +276,12 @@ class FastDecoder(nn.Module):
         if self.detail is not None:
             assert fine is not None
             size = (fine.shape[1], fine.shape[2])
-            return self.detail(resize(p, size), fine, as_nhwc(image_to_pixels(image, size)))
+            p = resize(p, size)
+            logits: Tensor = self.detail(p, fine, as_nhwc(image_to_pixels(image, size)))
+            if self.refine is None:
+                return logits
+            cues = image_to_pixels(colour_cues(image[:, :3], logits).to(p), size)
+            return logits + cast(Tensor, self.refine(p, fine, as_nhwc(cues)))
         height, width = image.shape[2:]
         return self.picture(image) + as_nchw(resize(p, (height, width)))
 
