@@ -20,7 +20,6 @@ from benchmarks.pixels import design
 from benchmarks.report import arguments_of, bars, table, write_json
 from benchmarks.system import BenchmarkStack, Client, form, run_all
 from shared.local.redis_server import free_port
-from shared.local.stack import LocalStack
 from worker.heartbeat import HEARTBEAT_S
 from worker.images import encode_png
 
@@ -66,8 +65,8 @@ def main() -> int:
             "SYNC_WAIT_LIMIT_S": "600",
             "RESULT_CACHE_TTL_S": "0",  # the same picture again and again shall be computed again and again
         }
-        kind = LocalStack if arguments.starter else BenchmarkStack
-        with kind(ROOT, env, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack:
+        place: dict[str, Any] = {"host": "127.0.0.1", "port": free_port(), "run_dir": Path(folder)}
+        with BenchmarkStack(ROOT, env, starter=arguments.starter, **place) as stack:
             stack.start()
             assert stack.worker is not None
             watch = Watch(stack.worker.process.pid)

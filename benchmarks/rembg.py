@@ -164,9 +164,7 @@ def main() -> int:
         env = {**os.environ, "MODEL_PROFILE": "starter", "OUTPUTS_DIR": f"{folder}/outputs"}
         with (
             Rembg(arguments.rembg, Path(folder) / "rembg") as rembg,
-            BenchmarkStack(
-                ROOT, env, module="worker", host="127.0.0.1", port=free_port(), run_dir=Path(folder)
-            ) as stack,
+            BenchmarkStack(ROOT, env, starter=True, host="127.0.0.1", port=free_port(), run_dir=Path(folder)) as stack,
         ):
             stack.start()
             ours = Ours(stack)

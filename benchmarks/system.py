@@ -35,26 +35,27 @@ _BOUNDARY = "benchmark"
 
 
 class BenchmarkStack(LocalStack):
-    """The local stack with workers of a kind (whose network answers at once) and a number; several have a core each."""
+    """The local stack with a network that answers at once, or the starter's; several workers have a core each."""
 
-    def __init__(self, *arguments: Any, module: str = "tests.tiny_worker", count: int = 1, **named: Any) -> None:
+    def __init__(self, *arguments: Any, starter: bool = False, count: int = 1, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._module, self._count = module, count
+        self._module, self._count = "worker" if starter else "tests.tiny_worker", count
         self.workers: list[Child] = []
 
     def start_worker(self) -> None:
-        usual = dict(self.env)
+        self.workers = []
         for number in range(self._count):
-            if self._count > 1:
-                self.env |= {"WORKER_NAME": f"worker-{number + 1}", "WORKER_CORE": str(number % (os.cpu_count() or 1))}
-            self.worker = self._child("worker", [sys.executable, "-m", self._module])
+            name, core = f"worker-{number + 1}", number % (os.cpu_count() or 1)
+            own = {"WORKER_NAME": name, "WORKER_CORE": str(core)} if self._count > 1 else {}
+            self.worker = self._child("worker", [sys.executable, "-m", self._module], **own)
             self._exit.callback(self.worker.stop)
             self.workers.append(self.worker)
-        self.env = usual
 
     def wait_for_worker(self) -> None:
         super().wait_for_worker()
         while len(requests.get(f"{self.base_url}/health", timeout=10).json()["workers"]) < self._count:
+            for worker in self.workers:
+                worker.check()
             time.sleep(0.1)
 
 
@@ -194,12 +195,11 @@ def main() -> int:
     clients = [int(word) for word in (arguments.clients or ("1,4" if arguments.starter else "1,4,16")).split(",")]
     jobs = Jobs(size)
     own_ms = own_work_ms(jobs.sides())
-    module, workers = "worker" if arguments.starter else "tests.tiny_worker", arguments.workers
     rows: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "MODEL_PROFILE": "starter", "OUTPUTS_DIR": f"{folder}/outputs"}
         place: dict[str, Any] = {"host": "127.0.0.1", "port": free_port(), "run_dir": Path(folder)}
-        with BenchmarkStack(ROOT, env, module=module, count=workers, **place) as stack:
+        with BenchmarkStack(ROOT, env, starter=arguments.starter, count=arguments.workers, **place) as stack:
             stack.start()
             load(stack.base_url, jobs, clients=2, each=2 if arguments.starter else 20)  # warm
             meter = CpuMeter(stack)
@@ -210,7 +210,7 @@ def main() -> int:
                 used = {name: value - before[name] for name, value in meter.seconds().items()}
                 rows[count] |= {f"{name}_cpu_ms": value / (count * each) * 1000 for name, value in used.items()}
     engine = "starter weights" if arguments.starter else "instant engine"
-    engine += f", {workers} workers" if workers > 1 else ""
+    engine += f", {arguments.workers} workers" if arguments.workers > 1 else ""
     table(
         f"A job of 2 sides x 2 models at {size} px through API, Redis and Celery, {engine}",
         (

@@ -224,6 +224,11 @@ def sample(
     return Sample(damaged(rng, image, under not in ("flat", "gradient", "pattern")), alpha, art, under)
 
 
+def zoomed(rng: Rng, size: int) -> int:
+    """One of the sizes in which pictures for a network of this size are drawn, pixels."""
+    return round(size * ZOOMS[rng.integers(len(ZOOMS))])
+
+
 def squash_picture(image: Bytes, size: int) -> Bytes:
     """(H, W, 3) uint8 squashed to the network's square, (size, size, 3)."""
     method = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_LINEAR
@@ -252,8 +257,8 @@ def training_pairs(
         focus: more of what is hardest, and pictures of several sizes, enlarged or reduced to S.
     """
     for index in itertools.count(start, step):
-        scale = ZOOMS[np.random.default_rng((seed, index, 1)).integers(len(ZOOMS))] if focus else 1.0
-        pair = sample(assets, seed, index, round(size * scale), focus=focus)
+        drawn = zoomed(np.random.default_rng((seed, index, 1)), size) if focus else size
+        pair = sample(assets, seed, index, drawn, focus=focus)
         target = squash_alpha(pair.alpha, size)
         yield (
             torch.from_numpy(normalised(pair.image, size)),

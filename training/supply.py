@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.backgrounds import GROUNDS
-from training.data import MEAN, STD, ZOOMS, Assets, sample, squash_alpha, squash_picture
+from training.data import MEAN, STD, Assets, sample, squash_alpha, squash_picture, zoomed
 from training.kinds import KINDS
 
 Bytes = NDArray[np.uint8]
@@ -39,7 +39,7 @@ def squashed(assets: Assets, seed: int, index: int, size: int) -> Bytes:
     ground = str(rng.choice(sorted(GROUNDS))) if rng.random() < 0.35 else None
     if ground == "photo" and kind == "photo_cut":
         ground = None
-    pair = sample(assets, seed, index, round(size * float(rng.choice(ZOOMS))), kind, ground)
+    pair = sample(assets, seed, index, zoomed(rng, size), kind, ground)
     return np.dstack((squash_picture(pair.image, size), squash_alpha(pair.alpha, size)))
 
 

@@ -62,6 +62,9 @@ class Plan:
     refine_only: bool = False
 
 
+USUAL = Plan()
+
+
 @dataclass(frozen=True)
 class Phase:
     """A part of a run with one picture size."""
@@ -150,11 +153,11 @@ class Run:
 
     def __init__(
         self, role: str, minutes: float, init: Path | None, folder: Path, device: torch.device | None = None,
-        plan: Plan | None = None,
+        plan: Plan = USUAL,
     ) -> None:  # fmt: skip
         torch.manual_seed(SEEDS[role])
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
-        self.plan = plan or Plan()
+        self.plan = plan
         self.device = device or torch.device("cpu")
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -171,12 +174,10 @@ class Run:
         self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What edges and textures look like, ImageNet has taught well enough: no gradient is computed at the two largest
         # sizes of the backbone, which is a third of a step's time on a CPU.
-        self.still: list[nn.Module] = []
         self.frozen = backbone.early if self.device.type == "cpu" else []
         if self.plan.refine_only:
             self.frozen = _all_but_refine(self.model)
-        elif self.plan.further:
-            self.still = [module for module in _all_but_refine(self.model) if module not in self.frozen]
+        self.still = _all_but_refine(self.model) if self.plan.further else []
         for module in self.frozen:
             module.requires_grad_(False)
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
@@ -201,7 +202,7 @@ class Run:
         """A weight's learning rate over the role's."""
         if name.startswith("bb.") and not name.startswith("bb.cue"):
             return BACKBONE_SHARE
-        return REFINE_SHARE if self.plan != Plan() and name.startswith(REFINE) else 1.0
+        return REFINE_SHARE if self.plan != USUAL and name.startswith(REFINE) else 1.0
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.state_path, map_location=self.device, weights_only=True)
@@ -394,9 +395,7 @@ def _at_most(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[in
     return wanted if all(a <= b for a, b in zip(shape, wanted, strict=True)) else shape
 
 
-def train_role(
-    role: str, minutes: float, init: Path | None, folder: Path, processes: int, plan: Plan | None = None
-) -> Path:
+def train_role(role: str, minutes: float, init: Path | None, folder: Path, processes: int, plan: Plan = USUAL) -> Path:
     """Train one role and give the checkpoint of its averaged weights."""
     folder.mkdir(parents=True, exist_ok=True)
     meeting = folder / "meeting"
@@ -408,7 +407,7 @@ def train_role(
 
 def _train_process(
     rank: int, processes: int, meeting: Path, role: str, minutes: float, init: Path | None, folder: Path,
-    plan: Plan | None,
+    plan: Plan,
 ) -> None:  # fmt: skip
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # numbers below 1e-38 are a hundred times slower and mean nothing here
@@ -434,7 +433,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.split("\n")[0])
     parser.add_argument("--role", choices=(*MINUTES, "all"), default="all", help="all: the three runs one by one")
     parser.add_argument("--minutes", type=float, help=f"time budget of a run (default: {MINUTES})")
-    parser.add_argument("--init", type=Path, help="checkpoint to start from, of another width too (a role's: the base)")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from, of less width too (a role's: the base)")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs; an unfinished one goes on")
     parser.add_argument("--processes", type=int, default=2, help="one thread each (default: 2)")
     parser.add_argument(

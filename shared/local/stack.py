@@ -183,12 +183,12 @@ class LocalStack:
             if child is not None:
                 child.check()
 
-    def _child(self, name: str, command: list[str]) -> Child:
+    def _child(self, name: str, command: list[str], **settings: str) -> Child:
         self._run_dir.mkdir(parents=True, exist_ok=True)
         log_path = None if self._to_terminal else self._run_dir / f"{name}.log"
         # As in compose: a key that only the worker needs stays out of the process that faces the network.
         env = self.env if name == "worker" else {**self.env, "GEMINI_API_KEY": ""}
-        return Child(name, command, cwd=self._root, env=env, log_path=log_path)
+        return Child(name, command, cwd=self._root, env={**env, **settings}, log_path=log_path)
 
     def _wait(self, url: str, child: Child | None, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -55,8 +55,9 @@ def colour_cues(picture: Tensor, logits: Tensor) -> Tensor:
     seeds = F.avg_pool2d(torch.cat([torch.cat((picture * weight, weight), dim=1) for weight in weights]), 2)
     fills = filled(seeds).chunk(3)
     ground = _enlarged(fills[2], picture)
+    here = picture - ground
     inks = (fills[0], fills[1], _ink_of_all(picture, alpha, fills[2]))
-    cues = [part for ink in inks for part in _between(picture, ground, _enlarged(ink, picture))]
+    cues = [part for ink in inks for part in _between(here, _enlarged(ink, picture) - ground)]
     near = F.avg_pool2d(F.avg_pool2d(seeds[:, 3:], CELL), NEAR, stride=1, padding=NEAR // 2)
     support = near / (near + PUSH)
     generous, _, sure_ground = support.chunk(3)
@@ -86,9 +87,12 @@ def _ink_of_all(picture: Tensor, alpha: Tensor, ground: Tensor) -> Tensor:
     return _enlarged(filled(F.avg_pool2d(torch.cat((ink * weight, weight), dim=1), CELL)), half)
 
 
-def _between(picture: Tensor, ground: Tensor, ink: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each pixel's place between two colours, their distance, and the pixel's distance from its place; (B, 1, H, W)."""
-    line, here = ink - ground, picture - ground
+def _between(here: Tensor, line: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each pixel's place between two colours, their distance, and the pixel's distance from its place; (B, 1, H, W).
+
+    Args:
+        here, line: (B, 3, H, W) the picture and the ink, both less the ground.
+    """
     length = line.square().sum(dim=1, keepdim=True)
     place = ((here * line).sum(dim=1, keepdim=True) / (length + FLOOR)).clamp(-0.5, 1.5)
     off = (here - place * line).square().sum(dim=1, keepdim=True)
