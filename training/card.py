@@ -28,7 +28,7 @@ from torch import Tensor
 from training.data import Assets, drawn_assets, load_assets
 from training.supply import AT_ONCE, Reservoir, Supply
 from training.train import RUNS, Phase, Run, grown, publish
-from worker.nets import deform_conv
+from worker.nets import deform_conv, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CardPhase(Phase):
 
 
 #: Few sizes: on an H100, the first step at a new one took 15 to 22 s, because cuDNN compiles its kernels.
-BASE = (CardPhase(0.6, 512, 32, 512), CardPhase(1.0, 640, 24, 640))
+BASE = (CardPhase(0.4, 512, 32, 512), CardPhase(1.0, 640, 24, 640))
 ROLES = (CardPhase(1.0, 640, 24, 640),)
 #: Share of the whole time that the base has.
 BASE_SHARE = 0.6
@@ -49,6 +49,8 @@ SEED = 404
 #: Pictures of one size that the card remembers, and that may lie ready for it.
 KEPT, PLACES = 16_000, 16_000
 LOG_EVERY_S = 5.0
+#: How often the averaged weights are stored beside, for a run that does not come to its end.
+STORE_EVERY_S = 60.0
 #: How long before the end of a phase the supply turns to the next one's size.
 LEAD_S = 15.0
 
@@ -80,13 +82,15 @@ def learn(
 ) -> None:  # fmt: skip
     """Train networks on the same batches until the time is used, and save them.
 
+    Until then `latest.safetensors` in a run's folder has its averaged weights of the last minute; `--init` takes it.
+
     Args:
         stores: the pictures that the device has, by size; the last phase's stay there for the next call.
     """
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         run.budget_s = seconds
-    began, last_log = clock(), 0.0
+    began, last_log, last_store = clock(), 0.0, 0.0
     with ExitStack() as files:
         curves = [files.enter_context((run.folder / "curve.jsonl").open("a")) for run in runs]
         for number, phase in enumerate(phases):
@@ -112,27 +116,34 @@ def learn(
                         run.log(curve, {"role": run.role, "size": phase.size, "drawn": supply.drawn}, parts)
                 if logged:
                     last_log = used
+                if used - last_store >= STORE_EVERY_S:
+                    last_store = used
+                    for run in runs:
+                        save_checkpoint(run.averaged(), run.folder / "latest.safetensors")
             if coming != phase.drawn:
                 stores.pop(phase.drawn, None)
     for run in runs:
         run.used_s = seconds
         run.save()
+        (run.folder / "latest.safetensors").unlink(missing_ok=True)
 
 
 def train(
     assets: Assets, device: torch.device, minutes: float, init: Path | None, folder: Path, processes: int,
     base: Sequence[CardPhase] = BASE, roles: Sequence[CardPhase] = ROLES, kept: int = KEPT, places: int = PLACES,
-    go: Path | None = None,
+    go: Path | None = None, peak_lr: float | None = None, seed: int = SEED,
 ) -> dict[str, Path]:  # fmt: skip
     """Train the base and both roles.
 
     Args:
+        peak_lr: the base's largest learning rate; None for the usual one.
+        seed: of the pictures.
         go: nothing but drawing happens before this file exists; it may hold the minutes in place of `minutes`.
     Returns:
         Checkpoints of the averaged weights by role.
     """
     largest = max(phase.drawn for phase in (*base, *roles))
-    supply = Supply(assets, SEED, base[0].drawn, largest, processes, places)
+    supply = Supply(assets, seed, base[0].drawn, largest, processes, places)
     stores: dict[int, Reservoir] = {}
     while go is not None and not go.exists():
         time.sleep(0.2)
@@ -142,7 +153,7 @@ def train(
         finished = folder / "base" / "ema.safetensors"
         if not finished.exists():
             start = None if init is None else grown(init, folder / "base", SEED)
-            run = Run("base", minutes, start, folder / "base", device)
+            run = Run("base", minutes, start, folder / "base", device, peak_lr=peak_lr)
             learn([run], supply, base, 60 * minutes * BASE_SHARE, stores, kept)
         both = [Run(role, minutes, finished, folder / role, device) for role in ("rmbg", "birefnet")]
         learn(both, supply, roles, 60 * minutes * (1 - BASE_SHARE), stores, kept)
@@ -159,6 +170,8 @@ def main() -> int:
     parser.add_argument(
         "--init", type=Path, help="checkpoint to start from (default: ImageNet weights for the backbone)"
     )
+    parser.add_argument("--seed", type=int, default=SEED, help="of the pictures: another one draws others")
+    parser.add_argument("--peak-lr", type=float, help="of the base; less than usual keeps more of good weights")
     parser.add_argument("--runs", type=Path, default=RUNS / "card", help="folder of the run")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="that draw")
     parser.add_argument("--go", type=Path, help="only draw until this file exists; it may hold the minutes")
@@ -178,7 +191,7 @@ def main() -> int:
         return 2
     found = train(
         load_assets("train"), torch.device("cuda"), options.minutes, options.init, options.runs, options.processes,
-        go=options.go,
+        go=options.go, peak_lr=options.peak_lr, seed=options.seed,
     )  # fmt: skip
     if options.publish:
         for role, checkpoint in found.items():

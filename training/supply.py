@@ -64,6 +64,9 @@ class Supply:
         self._size, self._next = context.Value("i", size), context.Value("q", 0)
         self._free: Any = context.Queue()
         self._ready: Any = context.Queue()
+        # A process waits at its end for what lies in a queue to be written, which is more than a pipe holds.
+        for numbers in (self._free, self._ready):
+            numbers.cancel_join_thread()
         for place in range(places):
             self._free.put(place)
         arguments = (assets, seed)

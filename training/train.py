@@ -114,11 +114,11 @@ class Average:
         """Mix in the network's present state; the first steps count more, so that the start is forgotten."""
         self.steps += 1
         keep = min(EMA_KEEP, (1 + self.steps) / (10 + self.steps))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value.detach(), 1 - keep)
-            else:
-                self.state[key].copy_(value)
+        state = model.state_dict()
+        floats = [key for key, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.state[key] for key in floats], [state[key] for key in floats], 1 - keep)
+        for key in state.keys() - floats:
+            self.state[key].copy_(state[key])
 
 
 def without_dropout(model: nn.Module) -> None:
@@ -153,9 +153,15 @@ class Run:
 
     def __init__(
         self, role: str, minutes: float, init: Path | None, folder: Path, device: torch.device | None = None,
-        plan: Plan = USUAL,
+        plan: Plan = USUAL, peak_lr: float | None = None,
     ) -> None:  # fmt: skip
+        """
+        Args:
+            minutes: length, of processor time. init: checkpoint to start from; None for a pretrained backbone alone.
+            peak_lr: largest learning rate; None for the role's.
+        """
         torch.manual_seed(SEEDS[role])
+        self.peak_lr = PEAK_LR[role] if peak_lr is None else peak_lr
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
         self.plan = plan
         self.device = device or torch.device("cpu")
@@ -169,6 +175,8 @@ class Run:
         else:
             load_pretrained(backbone, published_state(fetch(CACHE)))
         without_dropout(self.model)
+        # A processor that has no bfloat16 instructions takes 60 times as long for a product of such numbers.
+        self.mixed = self.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
         if self.device.type == "cpu":
             depthwise_in_float32(self.model)
         self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -181,7 +189,7 @@ class Run:
         for module in self.frozen:
             module.requires_grad_(False)
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self._groups(), lr=PEAK_LR[role], fused=True)
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=self.peak_lr, fused=True)
         self.average = Average(self.model)
         self.step, self.seen, self.used_s = 0, 0, 0.0
         self.state_path = folder / "state.pt"
@@ -293,9 +301,9 @@ class Run:
             module.eval()
         progress = self.used_s / self.budget_s
         for group in self.optimiser.param_groups:
-            group["lr"] = group["share"] * learning_rate(self.step, progress, PEAK_LR[self.role])
+            group["lr"] = group["share"] * learning_rate(self.step, progress, self.peak_lr)
         image = image.to(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             outputs = self.model.forward_with_aux(image)
         outputs.masks = [mask.float() for mask in outputs.masks]
         outputs.gradients = [gradient.float() for gradient in outputs.gradients]
@@ -307,8 +315,9 @@ class Run:
     def follow_gradients(self) -> None:
         """One step of the optimiser, none where a gradient is not finite; the average follows."""
         norm = nn.utils.clip_grad_norm_(self.learned, 1.0)
-        if torch.isfinite(norm):
-            self.optimiser.step()
+        # As gradient scalers tell it: asking for the number would make the processor wait for a card, each step.
+        self.optimiser.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        self.optimiser.step()
         self.step += 1
         self.average.update(self.model)
 

@@ -1,5 +1,7 @@
 """Training on a card, as far as a processor shows it: supply of pictures, sampler, grown weights, a short run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from training.supply import Reservoir, Supply, squashed
 from training.train import CONFIG, Run, grown
 from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
 from worker.nets.deform_conv import deform_conv2d
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_processes_draw_is_the_seed_s_samples() -> None:
@@ -35,6 +39,18 @@ def test_processes_that_have_died_are_an_error_and_no_endless_wait() -> None:
     supply.close()
     with pytest.raises(RuntimeError, match="have ended"):
         list(supply.taken(at_least=5))
+
+
+def test_a_process_ends_with_more_free_places_than_a_pipe_holds() -> None:
+    """Python waits at its end for what lies in a queue to be written, and nobody reads it any more."""
+    program = (
+        "from training.data import drawn_assets\n"
+        "from training.supply import Supply\n"
+        "supply = Supply(drawn_assets(), 5, 16, 16, processes=1, places=16_000)\n"
+        "next(supply.taken(at_least=1))\n"
+        "supply.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
 
 
 def test_a_batch_takes_new_pictures_first_and_then_seen_ones_again() -> None:
@@ -106,7 +122,16 @@ def test_a_short_run_trains_a_base_and_both_roles_on_one_supply(tmp_path: Path) 
     assert deform_conv2d.__name__ == "deform_conv2d"
 
 
-def test_both_roles_learn_from_the_same_batches(tmp_path: Path) -> None:
+def test_both_roles_learn_from_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.card.STORE_EVERY_S", 2)
+    stored: list[BiRefNet] = []
+    plain_save = Run.save
+
+    def save(run: Run) -> None:
+        stored.append(load_checkpoint(run.folder / "latest.safetensors", CONFIGS[CONFIG]))
+        plain_save(run)
+
+    monkeypatch.setattr(Run, "save", save)
     device = torch.device("cpu")
     save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
     runs = [Run(role, 1, tmp_path / "init.safetensors", tmp_path / role, device) for role in ("rmbg", "birefnet")]
@@ -117,3 +142,7 @@ def test_both_roles_learn_from_the_same_batches(tmp_path: Path) -> None:
     finally:
         supply.close()
     assert [(run.step, run.seen) for run in runs] == [(2, 4), (2, 4)]
+    for run, latest in zip(runs, stored, strict=True):  # after the second of the two steps, the last before the end
+        for weight, expected in zip(latest.parameters(), run.averaged().parameters(), strict=True):
+            torch.testing.assert_close(weight, expected, atol=1e-3, rtol=1e-3)
+        assert not (run.folder / "latest.safetensors").exists()

@@ -163,13 +163,34 @@ def test_the_laplacian_sees_a_lost_edge_and_no_even_shift() -> None:
     assert float(laplacian_loss(torch.full_like(target, 0.3), torch.full_like(target, 0.6))) < 1e-6
 
 
+def test_a_gradient_that_is_not_finite_moves_nothing(start: Path, tmp_path: Path) -> None:
+    run = Run("rmbg", 60, start, tmp_path / "run")
+    steps(run, 1)
+    before = [p.detach().clone() for p in run.learned]
+    moments = [run.optimiser.state[p]["exp_avg"].clone() for p in run.learned]
+    run.learned[0].grad = torch.full_like(run.learned[0], float("nan"))
+    run.follow_gradients()
+    for p, old, moment in zip(run.learned, before, moments, strict=True):
+        assert torch.equal(p, old)
+        assert torch.equal(run.optimiser.state[p]["exp_avg"], moment)
+    steps(run, 1)
+    assert not torch.equal(run.learned[0], before[0])
+    assert all(torch.isfinite(p).all() for p in run.learned)
+
+
+class Unfused(torch.optim.AdamW):
+    """Which takes no word of gradients that are not finite, as only the fused one does."""
+
+    found_inf = property(lambda self: None, lambda self, value: None)
+
+
 def test_shared_gradients_reach_the_weights_that_they_belong_to(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fused optimiser reads memory, not shapes: a gradient in another memory order would be taken for noise."""
     monkeypatch.setitem(train.PEAK_LR, "rmbg", 0.1)
     run, reference = (Run("rmbg", 60, start, tmp_path / name) for name in ("fused", "plain"))
-    reference.optimiser = torch.optim.AdamW(reference._groups(), lr=0.1, fused=False, foreach=False)
+    reference.optimiser = Unfused(reference._groups(), lr=0.1, fused=False, foreach=False)
     losses = steps(run, 1), steps(reference, 1)
     assert losses[0] == losses[1]
     for (name, weight), expected in zip(run.model.named_parameters(), reference.model.parameters(), strict=True):
