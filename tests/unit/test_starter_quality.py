@@ -37,8 +37,8 @@ def test_starter_masks_are_close_to_the_true_alpha(role: str) -> None:
     config = CONFIGS["starter"]
     model = load_checkpoint(STARTER / f"{role}.safetensors", config)
     scores = evaluate(model, stored_pairs(), config.input_size)
-    # Measured: rmbg 0.0095, 0.949 and 0.966; birefnet 0.0099, 0.952 and 0.968.
-    assert scores.mae <= 0.013, scores
+    # Measured: rmbg 0.0088, 0.951 and 0.968; birefnet 0.0089, 0.953 and 0.968.
+    assert scores.mae <= 0.012, scores
     assert scores.iou >= 0.94, scores
     assert scores.boundary >= 0.95, scores
 
