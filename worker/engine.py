@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from shared.settings import Settings
 from worker.nets import load_checkpoint
 from worker.nets.fast import prepare_for_inference
 from worker.nets.fast.compiled import accelerate
+from worker.nets.fast.graphs import forget_recordings
 from worker.registry import ModelSpec
 
 log = structlog.get_logger(__name__)
@@ -47,8 +49,8 @@ def configure_torch(settings: Settings) -> None:
     # Windows of two sizes in four groups, four stages and two passes are many shapes of attention per batch size, and
     # cuDNN, which torch may prefer on newer cards, builds a plan for each. The other kernels need none.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    # cuDNN's guesses, not its search: with the search the first pass of a new batch size took 2.4 s, and what it would
-    # gain was never measured (docs/performance.md). The one guess that was seen to be bad has a way around it (Conv).
+    # cuDNN's guesses, not its search: that makes the first pass of a new batch size 1.3 to 3.6 s longer, and later ones
+    # 2 % faster to 3 % slower (docs/performance.md). The one guess that was bad has a way around it (Conv).
     torch.backends.cudnn.benchmark = False
 
 
@@ -128,7 +130,9 @@ class Engine:
             InferenceFailed: the network gives no finite answer even in fp32, or the device fails.
         """
         try:
-            logits = self._net(batch)[:, 0].float()
+            # Our own kernels are launched on the thread's device.
+            with torch.cuda.device_of(batch):  # type: ignore[no-untyped-call]
+                logits = self._net(batch)[:, 0].float()
             if not torch.isfinite(logits).all():
                 logits = self._repair(batch, logits)
             mask: Tensor = logits.sigmoid()
@@ -137,6 +141,9 @@ class Engine:
             # CUDA keeps such an error for the process's life: every later pass would fail as well.
             raise DeviceFailed(f"{self.name}: {self.device} has failed: {exc}") from exc
         except torch.OutOfMemoryError as exc:
+            # What failed is still held by the frames that the error has come through.
+            traceback.clear_frames(exc.__traceback__)
+            forget_recordings()
             torch.cuda.empty_cache()
             raise OutOfDeviceMemory(f"{self.name} has no room on {self.device} for a batch of {len(batch)}") from exc
         except RuntimeError as exc:

@@ -1,12 +1,13 @@
 """Which weights a model gets, and one model on one device."""
 
 import hashlib
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from shared.errors import FatalError, InferenceFailed
+from shared.errors import FatalError, InferenceFailed, OutOfDeviceMemory
 from shared.settings import load_settings
 from worker.engine import Engine, pick_device
 from worker.nets import CONFIGS, BiRefNet, CheckpointError, save_checkpoint
@@ -118,3 +119,26 @@ def test_a_cuda_device_that_is_not_there_stops_the_start() -> None:
     assert pick_device(load_settings()).type == "cpu"
     with pytest.raises(FatalError, match="torch sees no CUDA device"):
         pick_device(load_settings(device="cuda:0"))
+
+
+def test_without_room_everything_that_the_failed_pass_held_is_let_go(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The halves of the batch are computed while the error is still known, and have to find its memory free."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    seen: list[str] = []
+
+    def full(batch: torch.Tensor) -> torch.Tensor:
+        values = torch.zeros(3)
+        held.append(weakref.ref(values))
+        raise torch.OutOfMemoryError("no room")
+
+    def empty_cache() -> None:
+        seen.append("empty" if held[0]() is None else "empty, but it is held")
+
+    monkeypatch.setattr(engine, "_net", full)
+    monkeypatch.setattr("worker.engine.forget_recordings", lambda: seen.append("forget"))
+    monkeypatch.setattr("torch.cuda.empty_cache", empty_cache)
+    with pytest.raises(OutOfDeviceMemory):
+        engine.masks(torch.zeros(2, 3, 64, 64))
+    assert seen == ["forget", "empty"]

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -178,7 +179,9 @@ class TestTheTail:
             return F.interpolate(y, size=to, mode="bilinear", align_corners=True)
 
         expected = step(step(x.permute(0, 3, 1, 2), between), size).permute(0, 2, 3, 1)
-        torch.testing.assert_close(_enlarged_then_resized(x, between, size), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            _enlarged_then_resized(x, between, size, nn.Module()), expected, atol=1e-6, rtol=1e-5
+        )
 
 
 class TestTheBackbone:
@@ -312,23 +315,125 @@ class TestCudaGraphs:
         with pytest.raises(torch.OutOfMemoryError):
             Graphed(nn.Linear(3, 2), record)(torch.randn(1, 3))
 
-    def test_the_pool_of_the_recordings_outlives_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        recorded: list[tuple[object, object]] = []
+    @pytest.fixture
+    def card(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+        """A card's calls, computed on the CPU: what was asked of it, in order."""
+        asked: list[str] = []
+        streams = iter("abcdefgh")
+
+        class Stream:
+            def __init__(self, device: object = None) -> None:
+                self.name = next(streams)
+
+            def wait_stream(self, other: "Stream") -> None:
+                asked.append(f"{self.name} waits for {other.name}")
+
+        current = Stream()
 
         @contextmanager
-        def record(graph: object, pool: object, capture_error_mode: str) -> Iterator[None]:
-            recorded.append((graph, pool))
+        def record(graph: object, pool: object, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+            asked.append(f"record into {pool} on {stream.name}")
             yield
 
-        monkeypatch.setattr("torch.cuda.graph", record)
-        monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 7))
-        monkeypatch.setattr("torch.cuda.CUDAGraph", object)
-        monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext())
+        @contextmanager
+        def use_mem_pool(pool: SimpleNamespace) -> Iterator[None]:
+            asked.append(f"into {pool.id}")
+            try:
+                yield
+            finally:
+                asked.append("out")
+
+        class Graph:
+            def replay(self) -> None:
+                pass
+
+        for name, value in {
+            "graph": record, "CUDAGraph": Graph, "MemPool": lambda: SimpleNamespace(id="pool"), "Stream": Stream,
+            "current_stream": lambda device=None: current, "stream": nullcontext, "device": nullcontext,
+            "use_mem_pool": use_mem_pool, "empty_cache": lambda: asked.append("empty"),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(f"torch.cuda.{name}", value)
+        plain_clone = Tensor.clone
+
+        def clone(x: Tensor) -> Tensor:
+            asked.append(f"clone of {x.numel()}")
+            return plain_clone(x)
+
+        monkeypatch.setattr(Tensor, "clone", clone)
         graphs._pool.cache_clear()
-        pool = graphs._pool(torch.device("cpu"))
-        assert graphs._pool(torch.device("cpu")) is pool
-        assert recorded == [(pool.held, pool.handle)]
+        graphs._stream.cache_clear()
+        yield asked
         graphs._pool.cache_clear()
+        graphs._stream.cache_clear()
+
+    class Keeping(nn.Module):
+        """Keeps three numbers of its first pass; tells of its passes."""
+
+        def __init__(self, asked: list[str], error: RuntimeError | None = None) -> None:
+            super().__init__()
+            self.kept = nn.Module()
+            self.register_buffer("old", torch.zeros(1))
+            self.asked, self.error = asked, error
+            self.made: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self.kept, "weights"):
+                self.made.append(torch.arange(3.0))
+                self.kept.register_buffer("weights", self.made[0], persistent=False)
+            if self.error is not None:
+                raise self.error
+            weights = self.kept.get_buffer("weights")
+            self.asked.append("pass with what was made" if weights is self.made[0] else "pass with the copy")
+            return x * weights
+
+    def test_what_a_pass_keeps_leaves_the_memory_of_the_recordings(self, card: list[str]) -> None:
+        """Replays write over whatever stands there."""
+        net = self.Keeping(card)
+        graphs.record_cuda_graph(net, torch.ones(1, 3))
+        assert card == [
+            "clone of 3", "empty", "record into pool on b", "b waits for a",
+            "into pool", *["pass with what was made"] * 3, "out", "a waits for b", "clone of 3",
+            "record into pool on b", "pass with the copy",
+        ]  # fmt: skip
+        assert torch.equal(net.kept.get_buffer("weights"), net.made[0])
+        assert net.state_dict().keys() == {"old"}  # what is kept is still none of the network's weights
+        card.clear()
+        graphs.record_cuda_graph(net, torch.ones(2, 3))
+        assert "record into pool on b" in card  # the same pool and stream, and nothing new to copy
+        assert card.count("clone of 3") == 0
+
+    def test_so_it_does_after_a_pass_that_fails(self, card: list[str]) -> None:
+        net = self.Keeping(card, RuntimeError("cannot be recorded"))
+        with pytest.raises(RuntimeError, match="cannot be recorded"):
+            graphs.record_cuda_graph(net, torch.ones(1, 3))
+        assert card[-3:] == ["out", "a waits for b", "clone of 3"]
+        assert net.kept.get_buffer("weights") is not net.made[0]
+
+    def test_a_network_with_addresses_of_its_own_makes_them_before(self, card: list[str]) -> None:
+        class Prepared(self.Keeping):  # type: ignore[name-defined, misc]
+            def prepare(self, x: Tensor) -> None:
+                card.append("prepare")
+                self(x)
+
+        net = Prepared(card)
+        graphs.record_cuda_graph(net, torch.ones(1, 3))
+        assert card.index("prepare") < card.index("into pool")
+        assert net.kept.get_buffer("weights") is net.made[0]
+
+    def test_recordings_that_are_given_up_leave_no_pool_and_are_made_anew(self, card: list[str]) -> None:
+        first, second = Graphed(self.Keeping(card)), Graphed(self.Keeping(card))
+        for graphed in (first, second):
+            graphed(torch.ones(1, 3))
+        refused = torch.Size((7, 3))
+        first._recordings[refused] = None
+        pool, stream = weakref.ref(graphs._pool(torch.device("cpu"))), graphs._stream(torch.device("cpu"))
+        graphs.forget_recordings()
+        assert pool() is None
+        assert (first._recordings, second._recordings) == ({refused: None}, {})
+        card.clear()
+        first(torch.ones(1, 3))
+        assert "into pool" in card
+        assert graphs._pool(torch.device("cpu")).stream is stream  # cuBLAS has a workspace for each there ever was
 
 
 class TestCompiledPasses:

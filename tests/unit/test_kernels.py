@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from torch import nn
 
 from tests.golden import fill_recipe
+from worker.images import foreground
 from worker.nets import CONFIGS, BiRefNet
 from worker.nets.decoder import DeformableASPP
 from worker.nets.deform_conv import deform_conv2d
@@ -147,6 +148,30 @@ class TestLayerNorm:
         found = kernels.layer_norm(x, shift, weight, bias, 1e-5)
         expected = torch.nn.functional.layer_norm(x + shift, shape[1:], weight, bias, 1e-5)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize("shape", [(1, 2, 2, 3), (2, 6, 4, 5), (1, 4, 10, 32)])
+    def test_norm_of_four_neighbours_side_by_side(self, kernels: ModuleType, shape: tuple[int, ...]) -> None:
+        torch.manual_seed(8)
+        x, dim = torch.randn(shape), 4 * shape[3]
+        shift, weight, bias = torch.randn(dim), torch.randn(dim), torch.randn(dim)
+        found = kernels.layer_norm_of_cells(x, shift, weight, bias, 1e-5)
+        cells = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
+        expected = torch.nn.functional.layer_norm(cells + shift, (dim,), weight, bias, 1e-5)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+class TestEdgeColours:
+    @pytest.mark.parametrize("size", [(40, 70), (33, 9), (1, 9), (5, 3)])
+    def test_colours_are_those_of_torch_s_operators(
+        self, kernels: ModuleType, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.manual_seed(0)
+        image, alpha, seen = torch.rand(3, *size), torch.rand(size), (torch.rand(size) > 0.3).float()
+        expected = foreground.estimate(image, alpha, seen)
+        monkeypatch.setattr(own, "kernels_for", lambda x: kernels)
+        found = foreground.estimate(image, alpha, seen)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+        assert (found.std(dim=(1, 2)) > 0.01).all()  # two equal planes would say nothing
 
 
 class TestResize:
@@ -310,7 +335,8 @@ class TestChoosing:
             answer = ours(*given, **options)
             return given[0].add_(1) if answer is None else answer + 1
 
-        for name in ("deformable_columns", "window_attention", "layer_norm", "resize", "add_bias", "gated"):
+        names = "deformable_columns window_attention layer_norm layer_norm_of_cells resize add_bias gated relax"
+        for name in names.split():
             with monkeypatch.context() as patch:
                 patch.setattr(kernels, name, partial(wrong, getattr(kernels, name)))
                 with pytest.raises(RuntimeError, match="wrong numbers"):

@@ -10,13 +10,15 @@ pixels of a level are updated at once (Jacobi, so it runs on a GPU); the first l
 the mean colours; levels end at 512 px, and at full size each soft pixel solves the same 2x2 system once, with the
 enlarged colours in place of its neighbours'.
 
-The same text runs on NumPy arrays (CPU) and on tensors (CUDA): only what `ArrayLibrary` lists differs. Many tiny
-operations are cheaper in NumPy: a 64 px picture took torch 9 ms of CPU time, and 54 where its idle threads spin; NumPy
-takes 2 (docs/performance.md).
+The same text runs on NumPy arrays (CPU) and on tensors (CUDA): only what `ArrayLibrary` lists differs, halving, and
+that a card relaxes a level by a kernel of our own where it can (worker/nets/fast/kernels.py). Many tiny operations are
+cheaper in NumPy: a 64 px picture took torch 9 ms of CPU time, and 54 where its idle threads spin; NumPy takes 2
+(docs/performance.md).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -132,15 +134,27 @@ def estimate(image: Array, alpha: Array, seen: Array) -> Array:
     while max(levels[-1].shape[1:]) > _FIRST:  # each from the one before: a third of the work of each from the first
         levels.append(_halve(levels[-1]))
     both = _mean_colours(levels[-1])
+    kernels = _own_kernels(image) if isinstance(image, Tensor) else None
     for now in reversed(levels):
         h, w = now.shape[1:]
         iterations = _SMALL_ITERATIONS if max(h, w) <= _SMALL else _ITERATIONS
-        both = _relax(now, both if both.shape[1:] == (1, 1) else _double(both, h, w), iterations)
+        if kernels is not None:
+            both = kernels.relax(now, both, iterations, _SMOOTHNESS, _EDGE_WEIGHT, _MOMENTUM)
+        else:
+            both = _relax(now, both if both.shape[1:] == (1, 1) else _double(both, h, w), iterations)
     return both
+
+
+def _own_kernels(x: Tensor) -> ModuleType | None:
+    from worker.nets.fast import own  # here: pictures need none of the networks
+
+    return own.kernels_for(x)
 
 
 def _halve(x: Array) -> Array:
     """(C, H, W) -> (C, ceil(H/2), ceil(W/2)), means of 2x2 pixels; at an odd end, of those that are left."""
+    if isinstance(x, Tensor):
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
     for axis in (1, 2):
         even, odd = _every_other(x, axis)
         mean = library_of(x).zeros(tuple(even.shape), x)
@@ -171,9 +185,9 @@ def _mean_colours(level: Array) -> Array:
     image, alpha, seen = level[:3], level[3], level[4]
     both = library_of(level).zeros((6, 1, 1), level)
     for start, weight in ((0, alpha), (3, 1 - alpha)):
-        total = float((weight * seen).sum())
-        for channel in range(3):
-            both[start + channel] = float((image[channel] * weight).sum()) / max(total, 1e-4)
+        # No number comes back from a card in between: it would wait for all that was asked of it before.
+        total = (weight * seen).sum().clip(1e-4)
+        both[start : start + 3, 0, 0] = (image * weight).sum((1, 2)) / total
     return both.clip(0, 1)
 
 

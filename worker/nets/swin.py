@@ -78,7 +78,8 @@ class WindowAttention(nn.Module):
             raise ValueError(f"{num_heads} heads do not divide {dim} channels")
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        if not self.relative_position_bias_table.is_meta:  # nothing to fill; torch 2.11 would import Dynamo for it, 5 s
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", self._index(window_size))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)

@@ -70,9 +70,13 @@ class Compiled(nn.Module):
         self._folder = folder
         self._passes: dict[torch.Size, Any] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> None:
+        """Have the pass for this shape ready; it holds addresses of the network's tensors from then on."""
         if x.shape not in self._passes:
             self._passes[x.shape] = self._load_or_compile(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.prepare(x)
         y: Tensor = self._passes[x.shape](x)
         return y
 

@@ -4,6 +4,7 @@ Each computes what a few lines of the plain path do, and is compared with them o
 (tests/unit/test_kernels.py).
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -349,28 +350,56 @@ def layer_norm(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: floa
     Args:
         shift: (dim,) float32. weight, bias: (dim,).
     """
-    rows, dim = x.shape
+    return _normed(x, x.new_empty(x.shape), shift, weight, bias, eps)
+
+
+def layer_norm_of_cells(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The layer norm of four neighbours side by side: (B, h, w, C), contiguous, h and w even -> (B, h/2, w/2, 4C).
+
+    Their order is that of `PatchMerging`: upper left, lower left, upper right, lower right.
+
+    Args:
+        shift: (4C,) float32, added before. weight, bias: (4C,).
+    """
+    batch, height, width, channels = x.shape
+    out = x.new_empty(batch, height // 2, width // 2, 4 * channels)
+    return _normed(x, out, shift, weight, bias, eps, quarter=channels)
+
+
+def _normed(
+    x: Tensor, out: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float, quarter: int = 0
+) -> Tensor:
+    dim = out.shape[-1]
+    rows = out.numel() // dim
     assert x.is_contiguous()
     assert x.numel() < 2**31  # elements are counted in 32 bits
     block = triton.next_power_of_2(dim)
     block_rows = max(1, _NORM_VALUES // block)
-    out = x.new_empty(rows, dim)
     _layer_norm[(triton.cdiv(rows, block_rows),)](
-        x, shift, weight, bias, out, rows, eps, dim=dim, block=block, block_rows=block_rows
-    )
+        x, shift, weight, bias, out, rows, out.shape[-2], eps,
+        dim=dim, quarter=quarter, block=block, block_rows=block_rows,
+    )  # fmt: skip
     return out
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "width"])
 def _layer_norm(
-    x, shift, weight, bias, out, rows, eps, dim: tl.constexpr, block: tl.constexpr, block_rows: tl.constexpr
-):
+    x, shift, weight, bias, out, rows, width, eps,
+    dim: tl.constexpr, quarter: tl.constexpr, block: tl.constexpr, block_rows: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     channel = tl.arange(0, block)
     known = channel < dim
     exists = (row < rows)[:, None] & known[None, :]
     here = (row * dim)[:, None] + channel[None, :]
-    value = tl.load(x + here, mask=exists, other=0.0).to(tl.float32)
+    source = here
+    if quarter:
+        # Each row of cells is two rows of pixels, 4 * width of them.
+        first = 4 * width * (row // width) + 2 * (row % width)
+        which = channel // quarter
+        pixel = (which % 2) * (2 * width) + which // 2
+        source = (first[:, None] + pixel[None, :]) * quarter + (channel % quarter)[None, :]
+    value = tl.load(x + source, mask=exists, other=0.0).to(tl.float32)
     value += tl.load(shift + channel, mask=known, other=0.0)[None, :]
     mean = tl.sum(value, 1) / dim
     value = tl.where(exists, value - mean[:, None], 0.0)
@@ -553,3 +582,98 @@ def _gated(
     factor = 1 / (1 + tl.exp(-tl.load(gate + row * pitch, mask=row < rows, other=0.0).to(tl.float32)))
     value = tl.load(x + here, mask=exists, other=0.0).to(tl.float32) * factor[:, None]
     tl.store(out + here, value.to(out.dtype.element_ty), mask=exists)
+
+
+#: Pixels of one program of `relax`.
+_RELAXED = 256
+
+
+def relax(
+    level: Tensor, both: Tensor, iterations: int, smoothness: float, edge_weight: float, momentum: float
+) -> Tensor:
+    """`_relax` of worker/images/foreground.py, an iteration a launch in place of thirty.
+
+    Args:
+        level: (5, h, w) float32, contiguous: colours times `seen`, alpha, `seen`.
+        both: (6, h, w) float32 to start from; of half that size, rounded up, each pixel stands for four; of one pixel,
+            for all.
+        iterations: at least one. smoothness, edge_weight: eps and omega of the equation.
+        momentum: share of the last change that is added to the next.
+    Returns:
+        (6, h, w) in 0..1.
+    """
+    _, height, width = level.shape
+    if both.shape[1:] == (1, 1):
+        both = both.expand(6, height, width)
+    now, change = both.contiguous(), level.new_empty(6, height, width)
+    out, spare = level.new_empty(6, height, width), level.new_empty(6, height, width)
+    assert level.is_contiguous()
+    assert change.numel() < 2**31  # elements are counted in 32 bits
+    # Triton launches on the thread's own device, and threads that compose have chosen none.
+    with torch.cuda.device_of(level):  # type: ignore[no-untyped-call]
+        for number in range(iterations):
+            _relax[(triton.cdiv(height * width, _RELAXED),)](
+                level, now, change, out, height, width, now.shape[1], now.shape[2], smoothness, edge_weight, momentum,
+                halved=tuple(now.shape[1:]) != (height, width), first=number == 0, block=_RELAXED,
+            )  # fmt: skip
+            now, out, spare = out, spare, out
+    return now
+
+
+@triton.jit(do_not_specialize=["height", "width", "now_height", "now_width"])
+def _relax(
+    level, now, change, out, height, width, now_height, now_width, smoothness, edge_weight, momentum,
+    halved: tl.constexpr, first: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    here = tl.program_id(0) * block + tl.arange(0, block)
+    y, x = here // width, here % width
+    exists = here < height * width
+    plane, now_plane = height * width, now_height * now_width
+    is_up, is_down = exists & (y > 0), exists & (y < height - 1)
+    is_left, is_right = exists & (x > 0), exists & (x < width - 1)
+    a = tl.load(level + 3 * plane + here, mask=exists, other=0.0)
+    seen = tl.load(level + 4 * plane + here, mask=exists, other=0.0)
+    weight_up = _weight(level, plane, here - width, is_up, a, smoothness, edge_weight)
+    weight_down = _weight(level, plane, here + width, is_down, a, smoothness, edge_weight)
+    weight_left = _weight(level, plane, here - 1, is_left, a, smoothness, edge_weight)
+    weight_right = _weight(level, plane, here + 1, is_right, a, smoothness, edge_weight)
+    total = weight_up + weight_down + weight_left + weight_right + 1e-8
+    b = 1 - a
+    inverse = 1 / (total * (seen * (a * a + b * b) + total))
+    to_fore, to_back = (seen * b * b + total) * inverse, (seen * a * a + total) * inverse
+    across = -seen * a * b * inverse
+    at, up, down, left, right = here, here - width, here + width, here - 1, here + 1
+    if halved:
+        row = (y // 2) * now_width
+        at, left, right = row + x // 2, row + (x - 1) // 2, row + (x + 1) // 2
+        up, down = ((y - 1) // 2) * now_width + x // 2, ((y + 1) // 2) * now_width + x // 2
+    for channel in tl.static_range(3):
+        fore, back = now + channel * now_plane, now + (channel + 3) * now_plane
+        sum_fore = weight_up * tl.load(fore + up, mask=is_up, other=0.0)
+        sum_back = weight_up * tl.load(back + up, mask=is_up, other=0.0)
+        sum_fore += weight_down * tl.load(fore + down, mask=is_down, other=0.0)
+        sum_back += weight_down * tl.load(back + down, mask=is_down, other=0.0)
+        sum_fore += weight_left * tl.load(fore + left, mask=is_left, other=0.0)
+        sum_back += weight_left * tl.load(back + left, mask=is_left, other=0.0)
+        sum_fore += weight_right * tl.load(fore + right, mask=is_right, other=0.0)
+        sum_back += weight_right * tl.load(back + right, mask=is_right, other=0.0)
+        colour = tl.load(level + channel * plane + here, mask=exists, other=0.0)
+        solved_fore = colour * (a * to_fore + b * across) + to_fore * sum_fore + across * sum_back
+        solved_back = colour * (a * across + b * to_back) + to_back * sum_back + across * sum_fore
+        place_fore, place_back = channel * plane + here, (channel + 3) * plane + here
+        if not first:
+            solved_fore += momentum * tl.load(change + place_fore, mask=exists, other=0.0)
+            solved_back += momentum * tl.load(change + place_back, mask=exists, other=0.0)
+        was_fore = tl.load(fore + at, mask=exists, other=0.0)
+        was_back = tl.load(back + at, mask=exists, other=0.0)
+        tl.store(change + place_fore, solved_fore - was_fore, mask=exists)
+        tl.store(change + place_back, solved_back - was_back, mask=exists)
+        tl.store(out + place_fore, tl.minimum(tl.maximum(solved_fore, 0.0), 1.0), mask=exists)
+        tl.store(out + place_back, tl.minimum(tl.maximum(solved_back, 0.0), 1.0), mask=exists)
+
+
+@triton.jit
+def _weight(level, plane, there, exists, a, smoothness, edge_weight):
+    beside = tl.load(level + 3 * plane + there, mask=exists, other=0.0)
+    seen = tl.load(level + 4 * plane + there, mask=exists, other=0.0)
+    return (smoothness + edge_weight * tl.abs(a - beside)) * seen

@@ -1,7 +1,5 @@
 """A loaded network rewritten for inference: the same function, exactly, in less time."""
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +29,7 @@ class FastBiRefNet(nn.Module):
         assert isinstance(squeeze, DecoderBlock)
         self.squeeze = FastBlock(squeeze, (sum(self.config.lateral_widths),))
         self.decoder = FastDecoder(plain.decoder, self.config.lateral_widths)
+        self.kept = nn.Module()
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.config.check_size(x.shape)
@@ -42,7 +41,7 @@ class FastBiRefNet(nn.Module):
         size = (full[3].shape[1], full[3].shape[2])
         context = []
         for a, b in zip(full, half, strict=True):
-            context += [resize(a, size), _enlarged_then_resized(b, (a.shape[1], a.shape[2]), size)]
+            context += [resize(a, size), _enlarged_then_resized(b, (a.shape[1], a.shape[2]), size, self.kept)]
         return self.decoder(x, full[:3], half[:3], self.squeeze(torch.cat(context, dim=-1)), *fine)
 
 
@@ -53,32 +52,31 @@ def _fast_backbone(plain: nn.Module) -> nn.Module:
     return FastSwin(plain)
 
 
-def _enlarged_then_resized(x: Tensor, between: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def _enlarged_then_resized(x: Tensor, between: tuple[int, int], size: tuple[int, int], kept: nn.Module) -> Tensor:
     """resize(resize(x, between), size) without the large map: both are linear along each axis. (B, H, W, C)."""
     if between == size:
         return resize(x, size)
     batch, height, width, channels = x.shape
-    rows = _resize_matrix(height, between[0], size[0], x)  # (out, in)
-    columns = _resize_matrix(width, between[1], size[1], x)
+    rows = _resize_matrix(height, between[0], size[0], x, kept)  # (out, in)
+    columns = _resize_matrix(width, between[1], size[1], x, kept)
     x = (rows @ x.reshape(batch, height, -1)).view(batch * size[0], width, channels)
     return (columns @ x).view(batch, *size, channels)
 
 
-def _resize_matrix(length: int, between: int, out: int, like: Tensor) -> Tensor:
+def _resize_matrix(length: int, between: int, out: int, like: Tensor, kept: nn.Module) -> Tensor:
     """(out, length): what two resizes in a row do to one axis; each row has at most four weights."""
     if like.device.type != "cuda" or torch.compiler.is_compiling():
-        return _two_resizes(length, between, out, like.device, like.dtype)
-    return _kept_resizes(length, between, out, like.device, like.dtype)
+        return _two_resizes(length, between, out, like)
+    # On a card they are some thirty launches of a pass: the first one makes them, as buffers (graphs.py says why).
+    key = f"resize{length}_{between}_{out}"
+    if not hasattr(kept, key):
+        kept.register_buffer(key, _two_resizes(length, between, out, like), persistent=False)
+    return kept.get_buffer(key)
 
 
-def _two_resizes(length: int, between: int, out: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    eye = torch.eye(length, device=device).view(1, length, length, 1)
-    return resize(resize(eye, (between, length)), (out, length)).view(out, length).to(dtype)
-
-
-#: On a card they are some thirty launches of a pass. Made before a pass is recorded, so in no graph's memory, and never
-#: given up, because a graph reads them.
-_kept_resizes = cache(_two_resizes)
+def _two_resizes(length: int, between: int, out: int, like: Tensor) -> Tensor:
+    eye = torch.eye(length, device=like.device).view(1, length, length, 1)
+    return resize(resize(eye, (between, length)), (out, length)).view(out, length).to(like.dtype)
 
 
 @torch.no_grad()

@@ -128,7 +128,14 @@ def _try(kernels: ModuleType, device: torch.device) -> None:
     summed = x[0, :, 0] - 8
     kernels.add_bias(summed, x[0, 0, :2], summed.clone(), relu=True)
     gated = kernels.gated(qkv, torch.zeros(3, 2, device=device, dtype=torch.float16)[:, :1])
-    found = (columns, seen, normed[0], enlarged, summed, gated)
+    four = one.new_ones(4)
+    cells = kernels.layer_norm_of_cells(x[:, :, :2, :1].contiguous(), 0 * four, four, 0 * four, 1e-5)
+    level = (torch.arange(30, device=device) * 3 % 7 / 8 + 0.05).view(5, 3, 2)
+    both = (torch.arange(12, device=device) * 2 % 5 / 5).view(6, 2, 1)
+    relaxed = torch.stack(
+        [kernels.relax(level, start, 2, 1e-5, 1.0, 0.85).sum((1, 2)) for start in (both, both[:, :1])]
+    )
+    found = (columns, seen, normed[0], enlarged, summed, gated, cells, relaxed)
     expected = (
         (x / 2).flatten().tolist(),
         (3.5, 3.5, 8.0),
@@ -136,6 +143,8 @@ def _try(kernels: ModuleType, device: torch.device) -> None:
         (2, 4, 6, 6, 8, 10, 10, 12, 14),
         (0, 0, 0, 0, 12, 15, 18, 21),
         (qkv / 2).flatten().tolist(),
+        (-1.265, 0.632, -0.632, 1.265),
+        (2.8746, 5.3761, 4.0938, 4.5865, 4.3582, 4.2153, 2.7753, 5.8212, 4.6722, 4.7109, 4.4814, 4.0936),
     )
     pairs = [(y.flatten(), y.new_tensor(right)) for y, right in zip(found, expected, strict=True)]
     if not all(torch.allclose(y, right, rtol=2e-3) for y, right in pairs):

@@ -187,21 +187,22 @@ class _Merging(nn.Module):
         self.reduction = Linear(plain.reduction.weight, None, like=plain.reduction.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduction(self.norm(self._joined(x)))
+        x = _even(x)
+        cells = torch.cat((x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]), dim=-1)
+        return self.reduction(self.norm(cells))
 
     def by_own_kernels(self, x: Tensor, shift: Tensor, kernels: ModuleType) -> Tensor:
         """The same of x + shift."""
         if x.shape[1] % 2 or x.shape[2] % 2:  # what is padded is zero after the shift
-            x, shift = x + shift.to(x.dtype), torch.zeros_like(shift)
-        return self.reduction(_norm(kernels, self.norm, self._joined(x), shift.repeat(4)))
+            x, shift = _even(x + shift.to(x.dtype)), torch.zeros_like(shift)
+        norm = self.norm
+        return self.reduction(kernels.layer_norm_of_cells(x, shift.repeat(4), norm.weight, norm.bias, norm.eps))
 
-    @staticmethod
-    def _joined(x: Tensor) -> Tensor:
-        """Four neighbours side by side: (B, h, w, C) -> (B, ceil(h/2), ceil(w/2), 4C)."""
-        _, h, w, _ = x.shape
-        if h % 2 or w % 2:
-            x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        return torch.cat((x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]), dim=-1)
+
+def _even(x: Tensor) -> Tensor:
+    """(B, h, w, C) with rows and columns of zeros below and to the right where their number is odd."""
+    _, h, w, _ = x.shape
+    return F.pad(x, (0, 0, 0, w % 2, 0, h % 2)) if h % 2 or w % 2 else x
 
 
 class _Stage(nn.Module):
