@@ -28,7 +28,7 @@ from torch import Tensor
 from training.data import Assets, drawn_assets, load_assets
 from training.supply import AT_ONCE, Reservoir, Supply
 from training.train import RUNS, Phase, Run, grown, publish
-from worker.nets import deform_conv, save_checkpoint
+from worker.nets import deform_conv
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ SEED = 404
 #: Pictures of one size that the card remembers, and that may lie ready for it.
 KEPT, PLACES = 16_000, 16_000
 LOG_EVERY_S = 5.0
-#: How often the averaged weights are stored beside, for a run that does not come to its end.
-STORE_EVERY_S = 60.0
+#: Where and how often the averaged weights are stored, for a run that does not come to its end.
+LATEST, STORE_EVERY_S = "latest.safetensors", 60.0
 #: How long before the end of a phase the supply turns to the next one's size.
 LEAD_S = 15.0
 
@@ -82,7 +82,7 @@ def learn(
 ) -> None:  # fmt: skip
     """Train networks on the same batches until the time is used, and save them.
 
-    Until then `latest.safetensors` in a run's folder has its averaged weights of the last minute; `--init` takes it.
+    Until then `LATEST` in a run's folder has its averaged weights of the last minute; `--init` takes it.
 
     Args:
         stores: the pictures that the device has, by size; the last phase's stay there for the next call.
@@ -119,13 +119,13 @@ def learn(
                 if used - last_store >= STORE_EVERY_S:
                     last_store = used
                     for run in runs:
-                        save_checkpoint(run.averaged(), run.folder / "latest.safetensors")
+                        run.store(run.folder / LATEST)
             if coming != phase.drawn:
                 stores.pop(phase.drawn, None)
     for run in runs:
         run.used_s = seconds
         run.save()
-        (run.folder / "latest.safetensors").unlink(missing_ok=True)
+        (run.folder / LATEST).unlink(missing_ok=True)
 
 
 def train(

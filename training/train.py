@@ -237,8 +237,12 @@ class Run:
         part = self.state_path.with_suffix(".part")
         torch.save(state, part)
         part.rename(self.state_path)
+        self.store(self.folder / "ema.safetensors")
+
+    def store(self, path: Path) -> None:
+        """Write the averaged weights as a checkpoint, which says where the run stands."""
         metadata = {"role": self.role, "step": str(self.step), "pictures": str(self.seen)}
-        save_checkpoint(self.averaged(), self.folder / "ema.safetensors", dtype=torch.float16, metadata=metadata)
+        save_checkpoint(self.averaged(), path, dtype=torch.float16, metadata=metadata)
 
     def averaged(self) -> BiRefNet:
         """A network in evaluation mode with the averaged weights."""

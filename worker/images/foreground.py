@@ -10,8 +10,8 @@ pixels of a level are updated at once (Jacobi, so it runs on a GPU); the first l
 the mean colours; levels end at 512 px, and at full size each soft pixel solves the same 2x2 system once, with the
 enlarged colours in place of its neighbours'.
 
-The same text runs on NumPy arrays (CPU) and on tensors (CUDA): only what `ArrayLibrary` lists differs, halving, and
-that a card relaxes a level by a kernel of our own where it can (worker/nets/fast/kernels.py). Many tiny operations are
+The same text runs on NumPy arrays (CPU) and on tensors (CUDA): only what `ArrayLibrary` lists differs, and that a
+card relaxes a level by a kernel of our own where it can (worker/nets/fast/kernels.py). Many tiny operations are
 cheaper in NumPy: a 64 px picture took torch 9 ms of CPU time, and 54 where its idle threads spin; NumPy takes 2
 (docs/performance.md).
 """
@@ -53,6 +53,7 @@ class ArrayLibrary:
 
     Attributes:
         stretch: (C, h, w), W -> (C, h, W), bilinear.
+        halve: (C, H, W) -> (C, ceil(H/2), ceil(W/2)), means of 2x2 pixels; at an odd end, of those that are left.
         zeros: a shape and an array to be like -> zeros of that shape.
         vector: a one-dimensional NumPy array and an array to be like -> the same numbers there.
         rows: (n,), k -> (k, n), the same numbers in each row.
@@ -63,6 +64,7 @@ class ArrayLibrary:
     """
 
     stretch: Callable[[Array, int], Array]
+    halve: Callable[[Array], Array]
     zeros: Callable[[tuple[int, ...], Array], Array]
     vector: Callable[[Array, Array], Array]
     rows: Callable[[Array, int], Array]
@@ -85,8 +87,20 @@ def _stretch_torch(x: Array, width: int) -> Array:
     return F.interpolate(x.unsqueeze(0), size=size, mode="bilinear", align_corners=False)[0].contiguous()
 
 
+def _halve_numpy(x: Array) -> Array:
+    for axis in (1, 2):
+        even, odd = (x[:, ::2], x[:, 1::2]) if axis == 1 else (x[..., ::2], x[..., 1::2])
+        mean = even.copy()
+        short = mean[:, : odd.shape[1], : odd.shape[2]]
+        short += odd
+        short *= 0.5
+        x = mean
+    return x
+
+
 NUMPY = ArrayLibrary(
     stretch=_stretch_numpy,
+    halve=_halve_numpy,
     zeros=lambda shape, _: np.zeros(shape, np.float32),
     vector=lambda x, _: x,
     rows=lambda x, count: x[None].repeat(count, axis=0),
@@ -99,6 +113,7 @@ NUMPY = ArrayLibrary(
 )
 TORCH = ArrayLibrary(
     stretch=_stretch_torch,
+    halve=lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
     zeros=lambda shape, like: torch.zeros(shape, device=like.device),
     vector=lambda x, like: torch.from_numpy(x).to(like.device),
     rows=lambda x, count: x.expand(count, -1),
@@ -132,7 +147,7 @@ def estimate(image: Array, alpha: Array, seen: Array) -> Array:
     everything[3], everything[4] = alpha, seen
     levels = [everything]
     while max(levels[-1].shape[1:]) > _FIRST:  # each from the one before: a third of the work of each from the first
-        levels.append(_halve(levels[-1]))
+        levels.append(lib.halve(levels[-1]))
     both = _mean_colours(levels[-1])
     kernels = _own_kernels(image) if isinstance(image, Tensor) else None
     for now in reversed(levels):
@@ -151,21 +166,6 @@ def _own_kernels(x: Tensor) -> ModuleType | None:
     return own.kernels_for(x)
 
 
-def _halve(x: Array) -> Array:
-    """(C, H, W) -> (C, ceil(H/2), ceil(W/2)), means of 2x2 pixels; at an odd end, of those that are left."""
-    if isinstance(x, Tensor):
-        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-    for axis in (1, 2):
-        even, odd = _every_other(x, axis)
-        mean = library_of(x).zeros(tuple(even.shape), x)
-        mean[...] = even
-        short = mean[:, : odd.shape[1], : odd.shape[2]]
-        short += odd
-        short *= 0.5
-        x = mean
-    return x
-
-
 def _double(x: Array, height: int, width: int) -> Array:
     """(C, ceil(H/2), ceil(W/2)) -> (C, H, W), each pixel four times."""
     out = library_of(x).zeros((x.shape[0], height, width), x)
@@ -174,10 +174,6 @@ def _double(x: Array, height: int, width: int) -> Array:
             part = out[:, rows::2, columns::2]
             part[...] = x[:, : part.shape[1], : part.shape[2]]
     return out
-
-
-def _every_other(x: Array, axis: int) -> tuple[Array, Array]:
-    return (x[:, ::2], x[:, 1::2]) if axis == 1 else (x[..., ::2], x[..., 1::2])
 
 
 def _mean_colours(level: Array) -> Array:
