@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Plan:
     further: bool = False
     #: Only the refining stage learns.
     refine_only: bool = False
+    #: Of the pictures; None for the role's. Weights that learn on should see others than they have seen.
+    seed: int | None = None
 
 
 USUAL = Plan()
@@ -160,9 +162,10 @@ class Run:
             minutes: length, of processor time. init: checkpoint to start from; None for a pretrained backbone alone.
             peak_lr: largest learning rate; None for the role's.
         """
-        torch.manual_seed(SEEDS[role])
-        self.peak_lr = PEAK_LR[role] if peak_lr is None else peak_lr
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
+        self.seed = self._seed_of(plan)
+        torch.manual_seed(self.seed)
+        self.peak_lr = PEAK_LR[role] if peak_lr is None else peak_lr
         self.plan = plan
         self.device = device or torch.device("cpu")
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -206,15 +209,20 @@ class Run:
                 groups.append({"params": chosen, "weight_decay": 0.02 if many_dimensions else 0.0, "share": share})
         return groups
 
+    def _seed_of(self, plan: Plan) -> int:
+        return SEEDS[self.role] if plan.seed is None else plan.seed
+
     def _share_of(self, name: str) -> float:
         """A weight's learning rate over the role's."""
         if name.startswith("bb.") and not name.startswith("bb.cue"):
             return BACKBONE_SHARE
-        return REFINE_SHARE if self.plan != USUAL and name.startswith(REFINE) else 1.0
+        has_plan = self.plan.further or self.plan.refine_only
+        return REFINE_SHARE if has_plan and name.startswith(REFINE) else 1.0
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.state_path, map_location=self.device, weights_only=True)
-        if state["plan"] != asdict(self.plan):
+        stored = Plan(**state["plan"])  # a run of before seeds could be named has none
+        if replace(stored, seed=self._seed_of(stored)) != replace(self.plan, seed=self.seed):
             raise ValueError(
                 f"{self.folder} has a run with another plan, {state['plan']}; give this one a folder of its own"
             )
@@ -279,9 +287,7 @@ class Run:
 
         (B, 3, S, S) float32 normalised pictures and (B, 1, S, S) float32 alphas, 0..1.
         """
-        pairs = training_pairs(
-            assets, SEEDS[self.role], phase.size, self.seen + self.rank, self.ranks, self.plan.further
-        )
+        pairs = training_pairs(assets, self.seed, phase.size, self.seen + self.rank, self.ranks, self.plan.further)
         while True:
             images, alphas = zip(*islice(pairs, phase.batch), strict=True)
             yield torch.stack(images), torch.stack(alphas)
@@ -453,16 +459,19 @@ def main() -> int:
         "--further", action="store_true", help="from good weights: more of what is hardest, by a schedule of its own"
     )
     parser.add_argument("--refine", action="store_true", help="only the refining stage learns")
+    parser.add_argument("--seed", type=int, help="of the pictures (default: the role's, always the same ones)")
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     options = parser.parse_args()
     if (options.further or options.refine) and (options.init is None or options.role == "all"):
         parser.error("--further and --refine begin with weights that are good already: name a --role and its --init")
+    if options.seed is not None and (options.seed < 0 or options.role == "all"):
+        parser.error("--seed is 0 or more and for one --role: runs with the same seed see the same pictures")
     for role in MINUTES if options.role == "all" else (options.role,):
         init = options.init or (None if role == "base" else options.runs / "base" / "ema.safetensors")
         minutes = options.minutes or MINUTES[role]
         if init is not None:
             init = grown(init, options.runs / role, SEEDS[role])
-        plan = Plan(options.further, options.refine)
+        plan = Plan(options.further, options.refine, options.seed)
         checkpoint = train_role(role, minutes, init, options.runs / role, options.processes, plan)
         if options.publish and role != "base":
             publish(checkpoint, role)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worker.nets import CONFIGS, BiRefNet, CheckpointError, SwinConfig, load_checkpoint, save_checkpoint
-from worker.nets.decoder import image_to_patches
+from worker.nets.decoder import DetailHead, image_to_patches, image_to_pixels
 from worker.nets.deform_conv import DeformableConv2d, deform_conv2d
 from worker.nets.fast import prepare_for_inference
 from worker.nets.swin import LAYER_NORM_EPS, Swin, join_windows, shift_mask, split_windows
@@ -165,6 +165,24 @@ class TestTheNetwork:
         assert torch.equal(patches[0, 1], image[0, 0, :2, 3:])
         assert torch.equal(patches[0, 2], image[0, 0, 2:, :3])
         assert torch.equal(patches[0, 4], image[0, 1, :2, :3])
+
+    @pytest.mark.parametrize("side", [1, 2, 4])
+    def test_pixels_of_a_position_stand_behind_one_another(self, side: int) -> None:
+        image = torch.randn(2, 3, 8, 16)
+        pixels = image_to_pixels(image, (8 // side, 16 // side))
+        assert torch.equal(pixels, F.pixel_unshuffle(image, side))
+        assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+    def test_of_more_pixels_than_the_limit_averages_are_taken(self) -> None:
+        image = torch.randn(2, 3, 16, 32)
+        torch.testing.assert_close(image_to_pixels(image, (2, 4)), F.pixel_unshuffle(F.avg_pool2d(image, 2), 4))
+
+    def test_the_detail_head_sees_its_maps_side_by_side(self) -> None:
+        head = DetailHead((3, 5, 2), 8).eval()
+        maps = [torch.randn(2, channels, 6, 7) for channels in head.inputs]
+        x = F.relu(head.bn_in(head.conv_in(torch.cat(maps, dim=1))))
+        expected = F.pixel_shuffle(head.conv_out(F.relu(head.bn_mid(head.conv_mid(x)))), 2)
+        torch.testing.assert_close(head(*maps), expected)
 
     def test_layer_norms_have_the_epsilon_the_golden_vectors_cannot_see(self) -> None:
         norms = [m for m in toy().modules() if isinstance(m, torch.nn.LayerNorm)]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training import losses
 from training.data import drawn_assets, normalised, sample
-from training.losses import RECIPES, gradient_target, iou_loss, sharpened, ssim_loss, training_loss
+from training.losses import RECIPES, box_mean, gradient_target, iou_loss, sharpened, ssim_loss, training_loss
 from training.measures import score
 from training.train import Average, Phase, learning_rate
 
@@ -53,6 +53,13 @@ def test_losses_vanish_at_a_perfect_mask_and_fall_towards_it() -> None:
         values = [float(loss(target * keep + (1 - target) * (1 - keep), target)) for keep in (0.5, 0.8, 1.0)]
         assert values[0] > values[1] > values[2]
         assert values[2] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(15, 1, 7), (7, 2, 0), (3, 2, 1)])
+def test_box_means_count_what_of_each_window_lies_in_the_picture(window: int, stride: int, padding: int) -> None:
+    x = torch.rand(2, 3, 32, 41, generator=torch.Generator().manual_seed(4))
+    at_once = torch.nn.functional.avg_pool2d(x, window, stride, padding, count_include_pad=False)
+    torch.testing.assert_close(box_mean(x, window, stride, padding), at_once)
 
 
 @pytest.mark.parametrize("role", sorted(RECIPES))

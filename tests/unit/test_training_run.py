@@ -101,10 +101,41 @@ def test_the_refining_stage_learns_faster_where_the_rest_is_good_already(start: 
     assert shares(Plan(refine_only=True)) == pytest.approx({REFINE: train.REFINE_SHARE})
 
 
+def test_another_seed_draws_other_pictures_and_the_roles_own_the_same(start: Path, tmp_path: Path) -> None:
+    def first(plan: Plan) -> torch.Tensor:
+        run = Run("rmbg", 60, start, tmp_path / "run", plan=plan)
+        return next(run._batches(drawn_assets(), train.SCHEDULES["rmbg"][0]))[0]
+
+    assert torch.equal(first(Plan()), first(Plan(seed=train.SEEDS["rmbg"])))
+    assert not torch.equal(first(Plan()), first(Plan(seed=5)))
+
+
 def test_a_folder_of_a_run_with_another_plan_is_refused(start: Path, tmp_path: Path) -> None:
     Run("rmbg", 60, start, tmp_path / "run", plan=Plan(refine_only=True)).save()
     with pytest.raises(ValueError, match="another plan"):
         Run("rmbg", 60, start, tmp_path / "run", plan=Plan(refine_only=True, further=True))
+
+
+def test_a_run_goes_on_with_its_own_seed_alone_also_one_of_before_there_were_any(start: Path, tmp_path: Path) -> None:
+    run = Run("rmbg", 60, start, tmp_path / "run")
+    run.save()
+    state = torch.load(run.state_path, weights_only=True)
+    del state["plan"]["seed"]
+    torch.save(state, run.state_path)
+    Run("rmbg", 60, start, tmp_path / "run")
+    Run("rmbg", 60, start, tmp_path / "run", plan=Plan(seed=train.SEEDS["rmbg"]))
+    with pytest.raises(ValueError, match="another plan"):
+        Run("rmbg", 60, start, tmp_path / "run", plan=Plan(seed=5))
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "5"], ["--role", "base", "--seed", "-1"]])
+def test_a_seed_for_all_roles_or_below_zero_is_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert "--seed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--further", "--refine"])

@@ -9,6 +9,8 @@ multi-scale masks and gradient maps, used in training only, are computed only by
 """
 
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +65,13 @@ def image_to_pixels(image: Tensor, size: torch.Size | tuple[int, int], limit: in
         raise ValueError(f"a {height}x{width} picture does not divide into {size[0]}x{size[1]} squares")
     if side > limit:
         image, side = F.avg_pool2d(image, side // limit), limit
-    return F.pixel_unshuffle(image, side)
+    if image.is_cuda or torch.compiler.is_compiling():
+        return F.pixel_unshuffle(image, side)
+    # The same, each square's pixels one after the other in memory, as the convolution behind it reads them.
+    squares = image.new_empty(*image.shape[:1], *size, image.shape[1], side, side)
+    for row, column in product(range(side), repeat=2):
+        squares[..., row, column] = image[:, :, row::side, column::side].permute(0, 2, 3, 1)
+    return squares.flatten(3).permute(0, 3, 1, 2)
 
 
 class DeformableBranch(nn.Module):
@@ -161,7 +169,10 @@ class DetailHead(nn.Module):
 
     def forward(self, *maps: Tensor) -> Tensor:
         """Maps (B, C_i, h, w) side by side -> (B, 1, 2h, 2w) logits."""
-        x = F.relu(self.bn_in(self.conv_in(torch.cat(maps, dim=1))))
+        # Each map meets its part of the kernel: none is copied, and those that have no gradient ask for none.
+        kernels = torch.split(self.conv_in.weight, list(self.inputs), dim=1)
+        parts = (F.conv2d(x, kernel, padding=1) for x, kernel in zip(maps, kernels, strict=True))
+        x = F.relu(self.bn_in(reduce(torch.add, parts)))
         x = F.relu(self.bn_mid(self.conv_mid(x)))
         return F.pixel_shuffle(self.conv_out(x), 2)
 

@@ -52,7 +52,7 @@ def colour_cues(picture: Tensor, logits: Tensor) -> Tensor:
         ((alpha - SURE_INK) / (1 - SURE_INK)).clamp(0, 1),
         ((GROUND - alpha) / GROUND).clamp(0, 1),
     )
-    seeds = F.avg_pool2d(torch.cat([torch.cat((picture * weight, weight), dim=1) for weight in weights]), 2)
+    seeds = _halved(torch.cat([torch.cat((picture * weight, weight), dim=1) for weight in weights]))
     fills = filled(seeds).chunk(3)
     ground = _enlarged(fills[2], picture)
     here = picture - ground
@@ -71,7 +71,7 @@ def filled(seeds: Tensor) -> Tensor:
     """
     levels = [seeds]
     while levels[-1].shape[2] % 2 == 0 and levels[-1].shape[3] % 2 == 0 and min(levels[-1].shape[2:]) > 2:
-        levels.append(F.avg_pool2d(levels[-1], 2))
+        levels.append(_halved(levels[-1]))
     whole = levels[-1].mean(dim=(2, 3), keepdim=True)
     colours = whole[:, :3] / (whole[:, 3:] + NOTHING)
     for level in reversed(levels):
@@ -81,7 +81,7 @@ def filled(seeds: Tensor) -> Tensor:
 
 def _ink_of_all(picture: Tensor, alpha: Tensor, ground: Tensor) -> Tensor:
     """The ink of which the surroundings consist if the mask is right there on the whole: (B, 3, H/2, W/2)."""
-    half, cover = F.avg_pool2d(picture, 2), F.avg_pool2d(alpha, 2)
+    half, cover = _halved(picture), _halved(alpha)
     ink = ground + (half - ground) / cover.clamp_min(LEAST_ALPHA)
     weight = cover * (cover > LEAST_ALPHA)
     return _enlarged(filled(F.avg_pool2d(torch.cat((ink * weight, weight), dim=1), CELL)), half)
@@ -97,6 +97,15 @@ def _between(here: Tensor, line: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     place = ((here * line).sum(dim=1, keepdim=True) / (length + FLOOR)).clamp(-0.5, 1.5)
     off = (here - place * line).square().sum(dim=1, keepdim=True)
     return place, length.sqrt().clamp_max(4), off.sqrt().clamp_max(4)
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Means of 2x2 pixels: (B, C, H, W), H and W even -> (B, C, H/2, W/2)."""
+    if x.is_cuda:
+        return F.avg_pool2d(x, 2)
+    # On a CPU five times as fast as a pool of planes.
+    rows = x[:, :, ::2] + x[:, :, 1::2]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
