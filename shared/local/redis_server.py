@@ -97,8 +97,10 @@ class RedisServer:
         with redis.Redis(port=self.port) as client:
             while True:
                 with contextlib.suppress(redis.RedisError):
-                    client.ping()
-                    return self
+                    client.ping()  # an error while it reads its file
+                    # Another server may have taken the port since it was found free.
+                    if client.info("server")["process_id"] == self._process.pid:
+                        return self
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"redis-server did not start:\n{(self._dir / 'redis.log').read_text()}")
                 time.sleep(0.02)

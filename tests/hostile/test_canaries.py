@@ -157,7 +157,7 @@ def test_a_callers_key_is_seen_nowhere(seen: Seen) -> None:
     assert seen.holding(KEY_ENTRY.partition(":")[2]) == []
 
 
-@pytest.mark.parametrize("secret", [SOURCE_CANARY, HOOK_CANARY])
+@pytest.mark.parametrize("secret", [SOURCE_CANARY, HOOK_CANARY], ids=["source", "hook"])
 def test_what_is_in_a_clients_urls_is_in_the_jobs_record_alone(seen: Seen, secret: str) -> None:
     assert seen.holding(secret) == ["redis job:<id>"]  # the worker needs it
 

@@ -143,6 +143,7 @@ def test_metrics_are_for_keys(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     "value",
     [SHOP, f"shop:{SHOP}", "shop", "shop:abc", f"a b:{'0' * 64}", f"{SHOP_ENTRY},{SHOP_ENTRY}", "shop:" + "G" * 64],
+    ids=["a key", "a named key", "a name", "a short hash", "a name with a space", "a name twice", "no hash"],
 )  # fmt: skip
 def test_wrong_api_keys_stop_the_start_without_being_shown(value: str) -> None:
     with pytest.raises(FatalError) as caught:
@@ -170,6 +171,7 @@ def test_the_command_makes_a_key_that_the_setting_takes() -> None:
     [("http://192.168.10.74:8001", "", True), ("https://cutouts.example.com", "", True),
      ("https://cutouts.example.com", SHOP_ENTRY, False), ("http://127.0.0.1:8001", "", False),
      ("http://[::1]:8001", "", False), ("http://localhost:8001", "", False)],
+    ids=["address", "name", "name and keys", "loopback", "loopback, IPv6", "localhost"],
 )  # fmt: skip
 def test_an_open_api_that_others_can_reach_warns_at_its_start(
     settings: Settings, base_url: str, keys: str, is_warned: bool

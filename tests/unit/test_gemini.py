@@ -324,8 +324,8 @@ def test_a_turn_that_comes_in_time_is_waited_for(
     for _ in range(3):
         with turns.take(patience_s=20):
             begun.append(time.monotonic())
-    assert begun[1] - begun[0] > 0.35
-    assert begun[2] - begun[1] > 0.35
+    assert begun[1] - begun[0] > 0.2  # less than 0.4: what the first of two waits for is in it, too
+    assert begun[2] - begun[1] > 0.2
 
 
 def test_without_redis_nobody_calls(settings: Settings, remote: GeminiServer) -> None:

@@ -99,11 +99,11 @@ def test_a_redis_that_is_away_is_an_error_and_comes_back(server: RedisServer) ->
 
 
 def test_a_reply_that_comes_too_late_is_nobody_else_s(server: RedisServer) -> None:
-    client = LeanRedis.from_url(server.url, decode_responses=True, socket_timeout=0.3, retry=Retry(NoBackoff(), 0))
+    client = LeanRedis.from_url(server.url, decode_responses=True, socket_timeout=1, retry=Retry(NoBackoff(), 0))
     assert isinstance(client, LeanRedis)
     for turn in range(3):
         with pytest.raises(RedisTimeoutError):
-            client.blpop(["nothing"], timeout=0.5)
+            client.blpop(["nothing"], timeout=1.5)
         assert client.echo(f"{turn}") == f"{turn}"
     assert connections(client) == 1
     client.close()
