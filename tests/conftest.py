@@ -29,14 +29,13 @@ from tests.redis_server import RedisServer, find_redis_server
 
 #: Folders whose tests start processes and wait for them. One process of the run has all of these, one after the other,
 #: since each stack wants both cores; the rest has the others meanwhile.
-STACK_TESTS = ("chaos", "e2e", "hostile", "integration")
+STACK_TESTS = [Path(__file__).parent / name for name in ("chaos", "e2e", "hostile", "integration")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that start a stack together, however many processes a run has."""
-    here = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in STACK_TESTS:
+        if any(folder in item.path.parents for folder in STACK_TESTS):
             item.add_marker(pytest.mark.xdist_group("stack"))
 
 

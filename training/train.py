@@ -162,11 +162,11 @@ class Run:
             minutes: length, of processor time. init: checkpoint to start from; None for a pretrained backbone alone.
             peak_lr: largest learning rate; None for the role's.
         """
-        self.role, self.budget_s, self.folder = role, 60 * minutes, folder
-        self.seed = self._seed_of(plan)
+        self.seed = SEEDS[role] if plan.seed is None else plan.seed
         torch.manual_seed(self.seed)
         self.peak_lr = PEAK_LR[role] if peak_lr is None else peak_lr
-        self.plan = plan
+        self.role, self.budget_s, self.folder = role, 60 * minutes, folder
+        self.plan = replace(plan, seed=self.seed)
         self.device = device or torch.device("cpu")
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -209,9 +209,6 @@ class Run:
                 groups.append({"params": chosen, "weight_decay": 0.02 if many_dimensions else 0.0, "share": share})
         return groups
 
-    def _seed_of(self, plan: Plan) -> int:
-        return SEEDS[self.role] if plan.seed is None else plan.seed
-
     def _share_of(self, name: str) -> float:
         """A weight's learning rate over the role's."""
         if name.startswith("bb.") and not name.startswith("bb.cue"):
@@ -221,8 +218,8 @@ class Run:
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.state_path, map_location=self.device, weights_only=True)
-        stored = Plan(**state["plan"])  # a run of before seeds could be named has none
-        if replace(stored, seed=self._seed_of(stored)) != replace(self.plan, seed=self.seed):
+        # A run of before seeds could be named has its role's.
+        if {"seed": SEEDS[self.role], **state["plan"]} != asdict(self.plan):
             raise ValueError(
                 f"{self.folder} has a run with another plan, {state['plan']}; give this one a folder of its own"
             )

@@ -59,7 +59,7 @@ def image_to_pixels(image: Tensor, size: torch.Size | tuple[int, int], limit: in
     Raises:
         ValueError: the picture does not divide into squares of one size.
     """
-    height, width = image.shape[2:]
+    batch, channels, height, width = image.shape
     side = height // size[0]
     if (size[0] * side, size[1] * side) != (height, width):
         raise ValueError(f"a {height}x{width} picture does not divide into {size[0]}x{size[1]} squares")
@@ -68,7 +68,7 @@ def image_to_pixels(image: Tensor, size: torch.Size | tuple[int, int], limit: in
     if image.is_cuda or torch.compiler.is_compiling():
         return F.pixel_unshuffle(image, side)
     # The same, each square's pixels one after the other in memory, as the convolution behind it reads them.
-    squares = image.new_empty(*image.shape[:1], *size, image.shape[1], side, side)
+    squares = image.new_empty(batch, *size, channels, side, side)
     for row, column in product(range(side), repeat=2):
         squares[..., row, column] = image[:, :, row::side, column::side].permute(0, 2, 3, 1)
     return squares.flatten(3).permute(0, 3, 1, 2)
