@@ -136,7 +136,7 @@ smoke: venv ## 💨 Send one job to the running service and check the answer
 ##@ Develop
 
 test: venv ## 🧪 Run the health check, the test client and the whole suite (ARGS="-k name" for a part)
-	@$(PY) -m pytest $(if $(ARGS),,-n 2 --dist loadgroup) $(ARGS)
+	@$(PY) -m pytest $(if $(ARGS),,-n 2) $(ARGS)
 
 test-gemini: venv ## 💎 Extract one design with the real Gemini API (needs GEMINI_API_KEY; paid)
 	@$(WITH_ENV) $(PY) -m tests.real_gemini

@@ -27,17 +27,6 @@ from shared.store import Store
 from tests.gemini_server import GeminiServer
 from tests.redis_server import RedisServer, find_redis_server
 
-#: Folders whose tests start processes and wait for them. One process of the run has all of these, one after the other,
-#: since each stack wants both cores; the rest has the others meanwhile.
-STACK_TESTS = [Path(__file__).parent / name for name in ("chaos", "e2e", "hostile", "integration")]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that start a stack together, however many processes a run has."""
-    for item in items:
-        if any(folder in item.path.parents for folder in STACK_TESTS):
-            item.add_marker(pytest.mark.xdist_group("stack"))
-
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
