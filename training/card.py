@@ -11,6 +11,8 @@ off goes on from the last finished part (base, then roles).
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 import time
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from training.data import Assets, drawn_assets, load_assets
 from training.supply import AT_ONCE, Reservoir, Supply
-from training.train import RUNS, Phase, Run, grown, publish
+from training.train import RUNS, USUAL, Phase, Plan, Run, grown, publish
 from worker.nets import deform_conv
 
 
@@ -42,6 +44,8 @@ class CardPhase(Phase):
 #: Few sizes: on an H100, the first step at a new one took 15 to 22 s, because cuDNN compiles its kernels.
 BASE = (CardPhase(0.4, 512, 32, 512), CardPhase(1.0, 640, 24, 640))
 ROLES = (CardPhase(1.0, 640, 24, 640),)
+#: A run from good weights, base and roles: smaller batches, more steps.
+FURTHER = (CardPhase(1.0, 640, 16, 640),)
 #: Share of the whole time that the base has.
 BASE_SHARE = 0.6
 #: Far from the seeds of train.py.
@@ -51,6 +55,8 @@ KEPT, PLACES = 16_000, 16_000
 LOG_EVERY_S = 5.0
 #: Where and how often the averaged weights are stored, for a run that does not come to its end.
 LATEST, STORE_EVERY_S = "latest.safetensors", 60.0
+#: Steps at a new shape before its pass is recorded: libraries choose and load their kernels in these.
+WARM_UP_PASSES = 3
 #: How long before the end of a phase the supply turns to the next one's size.
 LEAD_S = 15.0
 
@@ -76,6 +82,71 @@ def deform_conv2d_on_grid(x: Tensor, offset: Tensor, mask: Tensor, weight: Tenso
     return (weight.reshape(weight.shape[0], -1).to(x.dtype) @ columns).view(batch, -1, height, width)
 
 
+class Learner:
+    """A run's steps on a device: on a card in a stream of its own, and the pass recorded once per shape and replayed.
+
+    A pass is thousands of small calls, which take longer to ask for than to do.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        #: Of the pictures that the recording is for, and how many passes come before it.
+        self._shape: torch.Size | None = None
+        self._left = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        #: Where the recording reads, and where it leaves the parts of the loss.
+        self._image = self._alpha = torch.empty(0)
+        self._parts: dict[str, Tensor] = {}
+        self._stream = torch.cuda.Stream(run.device) if run.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def step(self, image: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        """Find the gradients and follow them; `join` before the batch or the result is used elsewhere.
+
+        Args:
+            image: (B, 3, S, S) float32, normalised. alpha: (B, 1, S, S) float32, 0..1.
+        Returns:
+            The parts of the loss; on a card they hold until the next step.
+        """
+        if self._stream is None:
+            parts = self.run.find_gradients(image, alpha)
+            self.run.follow_gradients()
+            return parts
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            parts = self._gradients(image, alpha)
+            self.run.follow_gradients()
+        return parts
+
+    def join(self) -> None:
+        """What the caller does next waits for the last step."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+    def _gradients(self, image: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        if image.shape != self._shape:
+            self._shape, self._graph, self._left = image.shape, None, WARM_UP_PASSES
+        if self._left > 0:
+            self._left -= 1
+            return self.run.find_gradients(image, alpha)
+        if self._graph is None:
+            self._graph = self._recorded(image, alpha)
+        self.run.prepare()
+        self._image.copy_(image)
+        self._alpha.copy_(alpha)
+        self._graph.replay()
+        return self._parts
+
+    def _recorded(self, image: Tensor, alpha: Tensor) -> torch.cuda.CUDAGraph:
+        self._image, self._alpha = image.clone(), alpha.clone()
+        self.run.prepare()
+        # A pass that finds no gradients makes them, and replays write them over; to any that are there it would add.
+        self.run.optimiser.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            self._parts = self.run.back(self._image, self._alpha)
+        return graph
+
+
 def learn(
     runs: Sequence[Run], supply: Supply, phases: Sequence[CardPhase], seconds: float, stores: dict[int, Reservoir],
     kept: int = KEPT, clock: Callable[[], float] = time.perf_counter,
@@ -90,6 +161,7 @@ def learn(
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         run.budget_s = seconds
+    learners = [Learner(run) for run in runs]
     began, last_log, last_store = clock(), 0.0, 0.0
     with ExitStack() as files:
         curves = [files.enter_context((run.folder / "curve.jsonl").open("a")) for run in runs]
@@ -107,15 +179,16 @@ def learn(
                     stores[wanted].add(picture)
                 image, alpha = stores[phase.drawn].batch(phase.batch, phase.size)
                 logged = used - last_log >= LOG_EVERY_S
-                for run, curve in zip(runs, curves, strict=True):
+                for run in runs:
                     run.used_s = used
-                    parts = run.find_gradients(image, alpha)
-                    run.follow_gradients()
                     run.seen += phase.batch
-                    if logged:
-                        run.log(curve, {"role": run.role, "size": phase.size, "drawn": supply.drawn}, parts)
+                steps = [learner.step(image, alpha) for learner in learners]
+                for learner in learners:
+                    learner.join()
                 if logged:
                     last_log = used
+                    for run, curve, parts in zip(runs, curves, steps, strict=True):
+                        run.log(curve, {"role": run.role, "size": phase.size, "drawn": supply.drawn}, parts)
                 if used - last_store >= STORE_EVERY_S:
                     last_store = used
                     for run in runs:
@@ -131,19 +204,25 @@ def learn(
 def train(
     assets: Assets, device: torch.device, minutes: float, init: Path | None, folder: Path, processes: int,
     base: Sequence[CardPhase] = BASE, roles: Sequence[CardPhase] = ROLES, kept: int = KEPT, places: int = PLACES,
-    go: Path | None = None, peak_lr: float | None = None, seed: int = SEED,
+    go: Path | None = None, peak_lr: float | None = None, seed: int = SEED, further: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
     """Train the base and both roles.
 
     Args:
+        further: from good weights: more of what is hardest, and roles that keep the early layers and what batch norms
+            have counted (`train.Plan`).
         peak_lr: the base's largest learning rate; None for the usual one.
         seed: of the pictures.
         go: nothing but drawing happens before this file exists; it may hold the minutes in place of `minutes`.
     Returns:
         Checkpoints of the averaged weights by role.
+    Raises:
+        ValueError: the folder has a base from other weights or by another plan.
     """
+    _check_beginning(folder / "beginning.json", init, further)
     largest = max(phase.drawn for phase in (*base, *roles))
-    supply = Supply(assets, seed, base[0].drawn, largest, processes, places)
+    supply = Supply(assets, seed, base[0].drawn, largest, processes, places, further)
+    plan = Plan(further=True) if further else USUAL
     stores: dict[int, Reservoir] = {}
     while go is not None and not go.exists():
         time.sleep(0.2)
@@ -155,12 +234,23 @@ def train(
             start = None if init is None else grown(init, folder / "base", SEED)
             run = Run("base", minutes, start, folder / "base", device, peak_lr=peak_lr)
             learn([run], supply, base, 60 * minutes * BASE_SHARE, stores, kept)
-        both = [Run(role, minutes, finished, folder / role, device) for role in ("rmbg", "birefnet")]
+            del run  # and the memory of its recording
+        both = [Run(role, minutes, finished, folder / role, device, plan) for role in ("rmbg", "birefnet")]
         learn(both, supply, roles, 60 * minutes * (1 - BASE_SHARE), stores, kept)
     finally:
         deform_conv.deform_conv2d = plain
         supply.close()
     return {role: folder / role / "ema.safetensors" for role in ("rmbg", "birefnet")}
+
+
+def _check_beginning(record: Path, init: Path | None, further: bool) -> None:
+    """Refuse a folder whose runs began otherwise: what is finished there would be taken for this run's."""
+    digest = None if init is None else hashlib.sha256(init.read_bytes()).hexdigest()
+    beginning = {"init_sha256": digest, "further": further}
+    if record.exists() and json.loads(record.read_text()) != beginning:
+        raise ValueError(f"{record.parent} has a run that began otherwise, {record.read_text()}; choose another --runs")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(beginning))
 
 
 def main() -> int:
@@ -171,6 +261,9 @@ def main() -> int:
         "--init", type=Path, help="checkpoint to start from (default: ImageNet weights for the backbone)"
     )
     parser.add_argument("--seed", type=int, default=SEED, help="of the pictures: another one draws others")
+    parser.add_argument(
+        "--further", action="store_true", help="from good weights: more of what is hardest, small batches"
+    )
     parser.add_argument("--peak-lr", type=float, help="of the base; less than usual keeps more of good weights")
     parser.add_argument("--runs", type=Path, default=RUNS / "card", help="folder of the run")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="that draw")
@@ -178,10 +271,15 @@ def main() -> int:
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     parser.add_argument("--rehearse", action="store_true", help="tiny pictures of simple shapes on the CPU")
     options = parser.parse_args()
+    if options.further and options.init is None:
+        parser.error("--further begins with weights that are good already: name them by --init")
     cv2.setNumThreads(1)
     if options.rehearse:
         tiny = (CardPhase(1.0, 64, 2, 96),)
-        train(drawn_assets(), torch.device("cpu"), options.minutes, options.init, options.runs, 1, tiny, tiny, 64, 64)
+        train(
+            drawn_assets(), torch.device("cpu"), options.minutes, options.init, options.runs, 1, tiny, tiny, 64, 64,
+            further=options.further,
+        )  # fmt: skip
         return 0
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
@@ -189,9 +287,10 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("No CUDA card is here; python -m training.train trains on the CPU.", file=sys.stderr)
         return 2
+    base, roles = (FURTHER, FURTHER) if options.further else (BASE, ROLES)
     found = train(
         load_assets("train"), torch.device("cuda"), options.minutes, options.init, options.runs, options.processes,
-        go=options.go, peak_lr=options.peak_lr, seed=options.seed,
+        base, roles, go=options.go, peak_lr=options.peak_lr, seed=options.seed, further=options.further,
     )  # fmt: skip
     if options.publish:
         for role, checkpoint in found.items():

@@ -23,6 +23,7 @@ from training.assets import CACHE
 from training.backgrounds import FOCUS_GROUNDS, GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
 from training.camera import damaged, folded, out_of_focus, tilted
 from training.contrast import (
+    FAINT_CONTRAST,
     MIN_CONTRAST,
     MIN_SOFT_CONTRAST,
     contour_colours,
@@ -42,6 +43,10 @@ ASPECTS = (1.0, 1.0, 0.833, 0.8, 0.75, 1.25, 1.33, 0.67)
 #: Sizes in which pictures are drawn on a card and in runs that go further, over the network's: small ones come enlarged
 #: with their noise.
 ZOOMS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.0, 1.25)
+#: Share of faint pictures (`sample`) in runs that go further.
+FAINT_SHARE = 0.3
+#: How far the ground of a faint picture is from a colour of its design, each channel, 0..1.
+NEAR_GROUND = 0.22
 #: ImageNet's statistics, RGB, of 0..1 values.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)
@@ -131,14 +136,22 @@ def _any(rng: Rng, shares: dict[str, float]) -> str:
     return names[int(rng.choice(len(names), p=weights / weights.sum()))]
 
 
-def composed(rng: Rng, assets: Assets, height: int, width: int, kind: str, ground: str) -> Layers | None:
-    """One design of a kind, tried on up to three grounds; None when it can't be told from any of them."""
+def composed(
+    rng: Rng, assets: Assets, height: int, width: int, kind: str, ground: str, faint: bool = False
+) -> Layers | None:
+    """One design of a kind, tried on up to three grounds; None when it can't be told from any of them.
+
+    Args:
+        faint: hard ink may be nearer to its ground's colour; a ground that has one colour is drawn near to the ink's.
+    """
+    faint = faint and kind not in SOFT_KINDS
+    least = FAINT_CONTRAST if faint else MIN_CONTRAST
     stage = Stage.draw(rng, height, width) if ground == "mockup_photo" else None
     left, top, across, down = stage.zone if stage else (0, 0, width, height)
     canvas = np.zeros((height, width, 4), np.float32)
     canvas[top : top + down, left : left + across] = KINDS[kind].make(rng, assets, down, across)
     draw = plain_colour if ground in ("flat", "gradient", "pattern") else garment_colour
-    base = _base_colour(rng, canvas, draw, MIN_SOFT_CONTRAST + 0.05 if kind in SOFT_KINDS else MIN_CONTRAST + 0.05)
+    base = _base_colour(rng, canvas, draw, MIN_SOFT_CONTRAST + 0.05 if kind in SOFT_KINDS else least + 0.05, faint)
     for attempt in range(3):
         if float((canvas[..., 3] > 0.3).mean()) < 0.01:  # nothing is left of it
             return None
@@ -147,7 +160,7 @@ def composed(rng: Rng, assets: Assets, height: int, width: int, kind: str, groun
         else:
             colour, shading = background(rng, ground, assets.photos, height, width, base)
         layers = _lit(rng, canvas, colour, shading, kind, ground)
-        if legibility(*layers).is_fair and float((layers.canvas[..., 3] > 0.3).mean()) >= 0.01:
+        if legibility(*layers, least).is_fair and float((layers.canvas[..., 3] > 0.3).mean()) >= 0.01:
             return layers
         if attempt == 0 and kind not in SOFT_KINDS:  # what a printer does: a border round it
             canvas = outlined(rng, canvas, rng.uniform(3, 6) * max(height, width) / 384)
@@ -174,9 +187,20 @@ def _lit(rng: Rng, canvas: Floats, colour: Floats, shading: Floats, kind: str, g
     return Layers(without_invisible(np.asarray(canvas, np.float32), lit), lit)
 
 
-def _base_colour(rng: Rng, canvas: Floats, draw: Callable[[Rng], Floats], least: float) -> Callable[[], Floats]:
-    """Draws ground colours that the design stands out from (the last one after 12 tries, whatever it is)."""
+def _base_colour(
+    rng: Rng, canvas: Floats, draw: Callable[[Rng], Floats], least: float, near: bool = False
+) -> Callable[[], Floats]:
+    """Draws ground colours that the design stands out from (the last one after 12 tries, whatever it is).
+
+    Args:
+        near: each near to one of the design's colours.
+    """
     colours = contour_colours(rng, canvas)
+    if near and len(colours):
+
+        def draw(rng: Rng) -> Floats:
+            shift = rng.uniform(-NEAR_GROUND, NEAR_GROUND, 3)
+            return np.clip(colours[rng.integers(len(colours))] + shift, 0, 1).astype(np.float32)
 
     def base() -> Floats:
         for _ in range(12):
@@ -199,7 +223,7 @@ def cast_shadow(rng: Rng, alpha: Floats) -> Floats:
 
 def sample(
     assets: Assets, seed: int, index: int, size: int = 384, kind: str | None = None, ground: str | None = None,
-    focus: bool = False,
+    focus: bool = False, faint: bool = False,
 ) -> Sample:  # fmt: skip
     """Sample number `index` of a seed.
 
@@ -208,6 +232,7 @@ def sample(
         kind: the kind of art (any, by its share, when missing).
         ground: the kind of background, likewise.
         focus: what is drawn of its share has the shares of a run that works on what is hardest.
+        faint: as `composed` has it.
     """
     rng = np.random.default_rng((seed, index))
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
@@ -219,7 +244,7 @@ def sample(
         art = kind or _any(rng, kinds)
         under = ground or _any(rng, grounds)
         if art != "photo_cut" or under != "photo" or (kind and ground):  # a photo on a photo is a riddle
-            layers = composed(rng, assets, height, width, art, under)
+            layers = composed(rng, assets, height, width, art, under, faint)
     image, alpha = put_together(layers)
     return Sample(damaged(rng, image, under not in ("flat", "gradient", "pattern")), alpha, art, under)
 
@@ -254,11 +279,12 @@ def training_pairs(
     Args:
         start: number of the first sample, so that a resumed run does not see the same pictures again.
         step: how many samples lie between two of these; as many processes can share a seed.
-        focus: more of what is hardest, and pictures of several sizes, enlarged or reduced to S.
+        focus: more of what is hardest, some faint, and pictures of several sizes, enlarged or reduced to S.
     """
     for index in itertools.count(start, step):
-        drawn = zoomed(np.random.default_rng((seed, index, 1)), size) if focus else size
-        pair = sample(assets, seed, index, drawn, focus=focus)
+        rng = np.random.default_rng((seed, index, 1))
+        drawn = zoomed(rng, size) if focus else size
+        pair = sample(assets, seed, index, drawn, focus=focus, faint=focus and rng.random() < FAINT_SHARE)
         target = squash_alpha(pair.alpha, size)
         yield (
             torch.from_numpy(normalised(pair.image, size)),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.backgrounds import GROUNDS
-from training.data import MEAN, STD, Assets, sample, squash_alpha, squash_picture, zoomed
+from training.data import FAINT_SHARE, MEAN, STD, Assets, sample, squash_alpha, squash_picture, zoomed
 from training.kinds import KINDS
 
 Bytes = NDArray[np.uint8]
@@ -28,18 +28,23 @@ Bytes = NDArray[np.uint8]
 AT_ONCE = 400
 
 
-def squashed(assets: Assets, seed: int, index: int, size: int) -> Bytes:
+def squashed(assets: Assets, seed: int, index: int, size: int, focus: bool = False) -> Bytes:
     """Sample number `index` as the network sees it: (S, S, 4) uint8, the picture's RGB and its alpha.
 
     Half of the samples have any kind of art, a third any kind of ground, all equally likely: the rare ones are the hard
     ones, and there is time for them here. Some are drawn smaller or larger than the network sees them (`ZOOMS`).
+
+    Args:
+        focus: the others have the shares of a run that works on what is hardest, and some are faint.
     """
     rng = np.random.default_rng((seed, index, 1))
     kind = str(rng.choice(sorted(KINDS))) if rng.random() < 0.5 else None
     ground = str(rng.choice(sorted(GROUNDS))) if rng.random() < 0.35 else None
     if ground == "photo" and kind == "photo_cut":
         ground = None
-    pair = sample(assets, seed, index, zoomed(rng, size), kind, ground)
+    drawn = zoomed(rng, size)
+    faint = focus and rng.random() < FAINT_SHARE
+    pair = sample(assets, seed, index, drawn, kind, ground, focus, faint)
     return np.dstack((squash_picture(pair.image, size), squash_alpha(pair.alpha, size)))
 
 
@@ -49,12 +54,15 @@ class Supply:
     Start it before CUDA is used: the processes are forked, so that all share the art that has been read.
     """
 
-    def __init__(self, assets: Assets, seed: int, size: int, largest: int, processes: int, places: int = 256) -> None:
+    def __init__(
+        self, assets: Assets, seed: int, size: int, largest: int, processes: int, places: int = 256, focus: bool = False
+    ) -> None:
         """
         Args:
             size: side of the first pictures, pixels.
             largest: side of the largest that will be asked for.
             places: how many may lie ready.
+            focus: as `squashed` has it.
         """
         context = mp.get_context("fork")
         cv2.setNumThreads(1)  # here: a forked process that changes it can wait for threads that only its parent has
@@ -69,7 +77,7 @@ class Supply:
             numbers.cancel_join_thread()
         for place in range(places):
             self._free.put(place)
-        arguments = (assets, seed)
+        arguments = (assets, seed, focus)
         self._processes = [context.Process(target=self._draw, args=arguments, daemon=True) for _ in range(processes)]
         for process in self._processes:
             process.start()
@@ -119,14 +127,14 @@ class Supply:
         places = np.frombuffer(self._memory, np.uint8).reshape(self._shape[0], -1)
         return places[place, : size * size * 4].reshape(size, size, 4)
 
-    def _draw(self, assets: Assets, seed: int) -> None:
+    def _draw(self, assets: Assets, seed: int, focus: bool) -> None:
         while True:
             place = self._free.get()
             with self._next.get_lock():
                 index = self._next.value
                 self._next.value += 1
             size = self._size.value
-            self._picture(place, size)[:] = squashed(assets, seed, index, size)
+            self._picture(place, size)[:] = squashed(assets, seed, index, size, focus)
             self._ready.put((place, size))
 
 

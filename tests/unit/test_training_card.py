@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from training.card import CardPhase, deform_conv2d_on_grid, learn, train
+from training.card import CardPhase, Learner, deform_conv2d_on_grid, learn, train
 from training.data import drawn_assets
 from training.supply import Reservoir, Supply, squashed
 from training.train import CONFIG, Run, grown
@@ -51,6 +54,133 @@ def test_a_process_ends_with_more_free_places_than_a_pipe_holds() -> None:
         "supply.close()\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+
+
+def test_a_supply_of_what_is_hardest_draws_other_pictures() -> None:
+    assets = drawn_assets()
+    supply = Supply(assets, 5, 48, 48, processes=1, places=2, focus=True)
+    try:
+        found = [picture.copy() for picture, _ in zip(supply.taken(at_least=8), range(8), strict=False)]
+    finally:
+        supply.close()
+    usual, hard = ([squashed(assets, 5, index, 48, focus).tobytes() for index in range(8)] for focus in (False, True))
+    assert [picture.tobytes() for picture in found] == hard
+    assert sum(a != b for a, b in zip(usual, hard, strict=True)) > 2
+
+
+def test_a_run_that_goes_further_needs_weights_that_are_good_already() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "training.card", "--further"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 2
+    assert "--init" in ended.stderr
+
+
+def test_a_run_that_goes_further_keeps_what_batch_norms_of_the_base_have_counted(tmp_path: Path) -> None:
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    found = _tiny_run(tmp_path, further=True)
+    init, base, role = (
+        load_checkpoint(path, CONFIGS[CONFIG]).state_dict()
+        for path in (tmp_path / "init.safetensors", tmp_path / "base" / "ema.safetensors", found["rmbg"])
+    )
+    counted, learned = "decoder.decoder_block2.bn_in.running_mean", "decoder.decoder_block2.conv_in.weight"
+    assert not torch.equal(base[counted], init[counted])
+    assert torch.equal(role[counted], base[counted])
+    assert not torch.equal(role[learned], base[learned])
+
+
+def test_a_folder_whose_base_is_from_other_weights_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    _tiny_run(tmp_path, further=True)
+    with pytest.raises(ValueError, match="began otherwise"):
+        _tiny_run(tmp_path, further=False)
+    torch.manual_seed(9)
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    with pytest.raises(ValueError, match="began otherwise"):
+        _tiny_run(tmp_path, further=True)
+
+
+def _tiny_run(folder: Path, further: bool) -> dict[str, Path]:
+    tiny = (CardPhase(1.0, 64, 2, 64),)
+    return train(
+        drawn_assets(), torch.device("cpu"), 0.05, folder / "init.safetensors", folder, 1, tiny, tiny, 8, 8,
+        further=further,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_pass_finds_the_gradients_of_the_pass_itself(tmp_path: Path) -> None:
+    """A learner that records beside a run that does not, over two shapes."""
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    device = torch.device("cuda")
+    plain, other = (Run("base", 1, tmp_path / "init.safetensors", tmp_path / name, device) for name in ("a", "b"))
+    _assert_same_steps(plain, Learner(other), device, tolerance=0.05)
+
+
+class _FakeStream:
+    def wait_stream(self, other: object) -> None:
+        """Nothing runs beside anything else here."""
+
+
+class _FakeGraph:
+    """Replays by computing the recorded pass anew, into the same tensors, as a card does."""
+
+    learner: Learner
+
+    def replay(self) -> None:
+        learner, run = self.learner, self.learner.run
+        kept = [p.grad for p in run.learned]
+        for p in run.learned:
+            p.grad = None
+        parts = run.back(learner._image, learner._alpha)
+        for p, gradient in zip(run.learned, kept, strict=True):
+            if gradient is not None and p.grad is not None:
+                gradient.copy_(p.grad)
+            p.grad = gradient
+        for name, value in parts.items():
+            learner._parts[name].copy_(value)
+
+
+@contextmanager
+def _fake_recording(graph: _FakeGraph, stream: _FakeStream) -> Iterator[None]:
+    """A recording computes nothing: what batch norms count while it is made is forgotten."""
+    run = graph.learner.run
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    added_to = [p.grad for p in run.learned if p.grad is not None]
+    yield
+    assert not added_to
+    run.model.load_state_dict(before)
+
+
+def test_a_learner_takes_the_steps_of_a_run_without_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a learner does around its recordings; the card itself is played by `_FakeGraph`."""
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    plain, other = (Run("base", 1, tmp_path / "init.safetensors", tmp_path / name) for name in ("a", "b"))
+    learner = Learner(other)
+    learner._stream = cast(Any, _FakeStream())
+    monkeypatch.setattr(_FakeGraph, "learner", learner, raising=False)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", _FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", _fake_recording)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", _FakeStream)
+    _assert_same_steps(plain, learner, torch.device("cpu"), tolerance=0)
+
+
+def _assert_same_steps(plain: Run, learner: Learner, device: torch.device, tolerance: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for number in range(12):
+        size = 64 if number < 6 else 96
+        image, alpha = (torch.rand(2, channels, size, size, generator=generator).to(device) for channels in (3, 1))
+        plain.used_s = learner.run.used_s = 4.0 * number  # of 60: the learning rate changes
+        expected = plain.find_gradients(image, alpha)
+        plain.follow_gradients()
+        found = learner.step(image, alpha)
+        learner.join()
+        assert found.keys() == expected.keys()
+        torch.testing.assert_close(found["loss"], expected["loss"], rtol=tolerance, atol=tolerance)
+    assert learner._graph is not None
+    for weight, other in zip(plain.learned, learner.run.learned, strict=True):
+        torch.testing.assert_close(other, weight, rtol=tolerance, atol=tolerance)
 
 
 def test_a_batch_takes_new_pictures_first_and_then_seen_ones_again() -> None:

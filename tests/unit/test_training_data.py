@@ -1,17 +1,21 @@
 """The pictures that the starter weights learn from and are measured on: their splits, their alpha, their fairness."""
 
+import inspect
 from collections import Counter
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from training import data
+from training import data, supply
 from training.backgrounds import FOCUS_GROUNDS, GROUNDS, Floats
 from training.camera import tilted
-from training.contrast import legibility, without_invisible
+from training.contrast import FAINT_CONTRAST, legibility, without_invisible
 from training.data import (
+    Sample,
     composed,
     drawn_assets,
     load_assets,
@@ -189,6 +193,24 @@ class TestFairness:
             assert layers is not None
             assert legibility(*layers).is_fair
 
+    def test_a_faint_picture_s_ground_is_near_its_ink_and_can_still_be_told_from_it(self) -> None:
+        assets = drawn_assets()
+        usual, faint, hard_to_see = 0, 0, 0
+        for seed in range(30):
+            plain_layers = composed(np.random.default_rng(seed), assets, 96, 96, "icon", "flat")
+            near_layers = composed(np.random.default_rng(seed), assets, 96, 96, "icon", "flat", faint=True)
+            if plain_layers is not None and near_layers is not None:
+                assert legibility(*near_layers, FAINT_CONTRAST).is_fair
+                usual += legibility(*plain_layers, 0.2).is_fair
+                faint += legibility(*near_layers, 0.2).is_fair
+                hard_to_see += not legibility(*near_layers).is_fair
+        assert usual > 2 * faint
+        assert hard_to_see > 0  # in no other picture is ink so near to its ground
+
+    def test_soft_ink_has_no_faint_pictures(self) -> None:
+        pair, same = (sample(drawn_assets(), 4, 2, 64, "glow", "flat", faint=faint) for faint in (False, True))
+        np.testing.assert_array_equal(pair.image, same.image)
+
     def test_a_print_lies_on_its_garment(self) -> None:
         for seed in range(40):
             stage = Stage.draw(np.random.default_rng(seed), 160, 128)
@@ -236,7 +258,34 @@ def test_a_recoloured_photo_is_another_picture_of_the_same_scene() -> None:
 def test_pictures_of_a_run_that_goes_further_come_in_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "ZOOMS", (0.5,))
     assets = drawn_assets()
-    image, alpha = next(training_pairs(assets, 5, 64, focus=True))
-    pair = sample(assets, 5, 0, 32, focus=True)
-    assert torch.equal(image, torch.from_numpy(normalised(pair.image, 64)))
-    assert alpha.shape == (1, 64, 64)
+    either: list[list[bool]] = []
+    for image, alpha in islice(training_pairs(assets, 5, 64, focus=True), 16):
+        assert alpha.shape == (1, 64, 64)
+        drawn = (sample(assets, 5, len(either), 32, focus=True, faint=faint) for faint in (False, True))
+        either.append([torch.equal(image, torch.from_numpy(normalised(pair.image, 64))) for pair in drawn])
+    assert all(any(same) for same in either)
+    assert any(not usual for usual, _ in either)  # some are faint,
+    assert any(not faint for _, faint in either)  # some are not
+
+
+@pytest.mark.parametrize("focus", [False, True])
+def test_only_runs_that_go_further_draw_faint_pictures(focus: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, asked = data.sample, []
+
+    def noted(*arguments: Any, **named: Any) -> Sample:
+        bound = inspect.signature(plain).bind(*arguments, **named)
+        bound.apply_defaults()
+        asked.append((bound.arguments["focus"], bound.arguments["faint"]))
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(data, "sample", noted)
+    monkeypatch.setattr(supply, "sample", noted)
+    assets = drawn_assets()
+    for _ in islice(training_pairs(assets, 5, 32, focus=focus), 40):
+        pass
+    for index in range(40):
+        supply.squashed(assets, 5, index, 32, focus)
+    assert {whether for whether, _ in asked} == {focus}
+    for of_one in (asked[:40], asked[40:]):
+        assert (8 < sum(faint for _, faint in of_one) < 32) is focus
+        assert focus or not any(faint for _, faint in of_one)
