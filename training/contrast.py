@@ -1,8 +1,7 @@
 """Which pictures have a right answer: what is printed must be visible, everywhere along its contour.
 
 White art on a white shirt, or a glow that changes no pixel, cannot be found by any method: such pictures would teach
-and measure guessing. The rules hold for training, validation and test alike; only
-runs that go further see fainter ink as well.
+and measure guessing. The rules hold for training, validation and test alike; only runs that go further see fainter ink.
 """
 
 from __future__ import annotations

@@ -21,6 +21,14 @@ from worker.nets.deform_conv import deform_conv2d
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def init(tmp_path: Path) -> Path:
+    """The weights that a run begins with."""
+    path = tmp_path / "init.safetensors"
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), path, dtype=torch.float32)
+    return path
+
+
 def test_what_processes_draw_is_the_seed_s_samples() -> None:
     assets = drawn_assets()
     supply = Supply(assets, 5, 48, 64, processes=2, places=4)
@@ -76,44 +84,41 @@ def test_a_run_that_goes_further_needs_weights_that_are_good_already() -> None:
     assert "--init" in ended.stderr
 
 
-def test_a_run_that_goes_further_keeps_what_batch_norms_of_the_base_have_counted(tmp_path: Path) -> None:
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
-    found = _tiny_run(tmp_path, further=True)
-    init, base, role = (
+def test_a_run_that_goes_further_keeps_what_batch_norms_of_the_base_have_counted(init: Path, tmp_path: Path) -> None:
+    found = _tiny_run(init, tmp_path, further=True)
+    before, base, role = (
         load_checkpoint(path, CONFIGS[CONFIG]).state_dict()
-        for path in (tmp_path / "init.safetensors", tmp_path / "base" / "ema.safetensors", found["rmbg"])
+        for path in (init, tmp_path / "base" / "ema.safetensors", found["rmbg"])
     )
     counted, learned = "decoder.decoder_block2.bn_in.running_mean", "decoder.decoder_block2.conv_in.weight"
-    assert not torch.equal(base[counted], init[counted])
+    assert not torch.equal(base[counted], before[counted])
     assert torch.equal(role[counted], base[counted])
     assert not torch.equal(role[learned], base[learned])
 
 
-def test_a_folder_whose_base_is_from_other_weights_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
-    _tiny_run(tmp_path, further=True)
+def test_a_folder_whose_base_is_from_other_weights_is_refused(init: Path, tmp_path: Path) -> None:
+    _tiny_run(init, tmp_path, further=True)
     with pytest.raises(ValueError, match="began otherwise"):
-        _tiny_run(tmp_path, further=False)
+        _tiny_run(init, tmp_path, further=False)
     torch.manual_seed(9)
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), init, dtype=torch.float32)
     with pytest.raises(ValueError, match="began otherwise"):
-        _tiny_run(tmp_path, further=True)
+        _tiny_run(init, tmp_path, further=True)
 
 
-def _tiny_run(folder: Path, further: bool) -> dict[str, Path]:
+def _tiny_run(init: Path, folder: Path, further: bool) -> dict[str, Path]:
     tiny = (CardPhase(1.0, 64, 2, 64),)
     return train(
-        drawn_assets(), torch.device("cpu"), 0.05, folder / "init.safetensors", folder, 1, tiny, tiny, 8, 8,
+        drawn_assets(), torch.device("cpu"), 0.05, init, folder, 1, tiny, tiny, 8, 8,
         further=further,
     )  # fmt: skip
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_recorded_pass_finds_the_gradients_of_the_pass_itself(tmp_path: Path) -> None:
+def test_a_recorded_pass_finds_the_gradients_of_the_pass_itself(init: Path, tmp_path: Path) -> None:
     """A learner that records beside a run that does not, over two shapes."""
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
     device = torch.device("cuda")
-    plain, other = (Run("base", 1, tmp_path / "init.safetensors", tmp_path / name, device) for name in ("a", "b"))
+    plain, other = (Run("base", 1, init, tmp_path / name, device) for name in ("a", "b"))
     _assert_same_steps(plain, Learner(other), device, tolerance=0.05)
 
 
@@ -152,10 +157,11 @@ def _fake_recording(graph: _FakeGraph, stream: _FakeStream) -> Iterator[None]:
     run.model.load_state_dict(before)
 
 
-def test_a_learner_takes_the_steps_of_a_run_without_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learner_takes_the_steps_of_a_run_without_recordings(
+    init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a learner does around its recordings; the card itself is played by `_FakeGraph`."""
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
-    plain, other = (Run("base", 1, tmp_path / "init.safetensors", tmp_path / name) for name in ("a", "b"))
+    plain, other = (Run("base", 1, init, tmp_path / name) for name in ("a", "b"))
     learner = Learner(other)
     learner._stream = cast(Any, _FakeStream())
     monkeypatch.setattr(_FakeGraph, "learner", learner, raising=False)
@@ -239,12 +245,9 @@ def test_weights_of_a_narrower_network_are_taken_over(tmp_path: Path) -> None:
     assert 0 < float(wide[8:].std()) < float(old["decoder.detail.conv_mid.weight"].std())
 
 
-def test_a_short_run_trains_a_base_and_both_roles_on_one_supply(tmp_path: Path) -> None:
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
+def test_a_short_run_trains_a_base_and_both_roles_on_one_supply(init: Path, tmp_path: Path) -> None:
     tiny = (CardPhase(0.5, 64, 2, 96), CardPhase(0.7, 96, 2, 96), CardPhase(1.0, 96, 2, 128))
-    found = train(
-        drawn_assets(), torch.device("cpu"), 0.05, tmp_path / "init.safetensors", tmp_path, 1, tiny, tiny, 8, 8
-    )
+    found = train(drawn_assets(), torch.device("cpu"), 0.05, init, tmp_path, 1, tiny, tiny, 8, 8)
     states = {role: load_checkpoint(path, CONFIGS[CONFIG]).state_dict() for role, path in found.items()}
     base = load_checkpoint(tmp_path / "base" / "ema.safetensors", CONFIGS[CONFIG]).state_dict()
     key = "decoder.detail.conv_mid.weight"
@@ -252,7 +255,7 @@ def test_a_short_run_trains_a_base_and_both_roles_on_one_supply(tmp_path: Path) 
     assert deform_conv2d.__name__ == "deform_conv2d"
 
 
-def test_both_roles_learn_from_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_roles_learn_from_the_same_batches(init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.card.STORE_EVERY_S", 2)
     stored: list[BiRefNet] = []
     plain_save = Run.save
@@ -263,8 +266,7 @@ def test_both_roles_learn_from_the_same_batches(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Run, "save", save)
     device = torch.device("cpu")
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), tmp_path / "init.safetensors", dtype=torch.float32)
-    runs = [Run(role, 1, tmp_path / "init.safetensors", tmp_path / role, device) for role in ("rmbg", "birefnet")]
+    runs = [Run(role, 1, init, tmp_path / role, device) for role in ("rmbg", "birefnet")]
     supply = Supply(drawn_assets(), 5, 64, 64, processes=1, places=4)
     ticks = iter(range(100))
     try:
