@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from training.data import Sample, load_assets, normalised, sample
+from training.data import Sample, load_assets, sample
 from training.heldout import SMALL_SET, read_test_set
 from training.measures import Scores, score
 from training.packaged import PACKAGED
 from training.pictures import Method, kinds_sheet, worst_sheet
 from training.rivals import RIVALS
 from training.split import VALIDATION
+from worker.images import Picture, network_input
 from worker.nets import CONFIGS
 from worker.nets.fast import prepare_for_inference
 from worker.nets.weights import load_checkpoint
@@ -46,9 +47,10 @@ COLUMNS = (
 
 
 def predict(model: nn.Module, image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """Mask of an (H, W, 3) uint8 RGB picture squashed to the network's square: (size, size) float32, 0..1."""
+    """Mask of an (H, W, 3) uint8 RGB picture, squashed as the service does it: (size, size) float32, 0..1."""
+    rgb = np.require(image, requirements=["C", "W"])  # torch wants writable memory
     with torch.inference_mode():
-        logits = model(torch.from_numpy(normalised(image, size))[None])
+        logits = model(network_input(Picture(rgb, None), size, torch.device("cpu")))
     return np.asarray(logits.sigmoid()[0, 0].numpy(), np.float32)
 
 

@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from worker.images import mask_at_size
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -56,11 +59,10 @@ def score(mask: Floats, alpha: NDArray[np.uint8]) -> Scores:
     """Compare a mask with the true alpha.
 
     Args:
-        mask: (h, w) float32, 0..1, of any size; it is resized to the alpha's.
+        mask: (h, w) float32, 0..1, of any size; it is resized to the alpha's as the service does it.
         alpha: (H, W) uint8.
     """
-    resized = cv2.resize(mask, (alpha.shape[1], alpha.shape[0]), interpolation=cv2.INTER_LINEAR)
-    found = np.asarray(resized, np.float32)
+    found = np.asarray(mask_at_size(torch.from_numpy(np.ascontiguousarray(mask)), *alpha.shape).numpy(), np.float32)
     truth = (alpha / np.float32(255)).astype(np.float32)
     inside, true_inside = found > 0.5, truth > 0.5
     tolerance = int(np.ceil(CONTOUR_TOLERANCE * np.hypot(*alpha.shape)))

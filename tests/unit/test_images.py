@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -17,6 +18,7 @@ from worker.images import Picture, clean_colours, cut_out, decode, encode_png, m
 from worker.images.tensors import MEAN, STD
 
 LIMIT = 10_000_000
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CPU = torch.device("cpu")
 Array = np.ndarray[Any, Any]
 
@@ -302,6 +304,30 @@ class TestCutouts:
             assert out.shape == size
             assert 0 <= float(out.min()) <= float(out.max()) <= 1
         assert torch.equal(mask_at_size(mask, 16, 16), mask)
+
+    @pytest.mark.parametrize("height", [640, 400, 320, 200, 100])
+    def test_an_edge_across_a_side_that_shrinks_a_little_stays_as_sharp_as_it_was(self, height: int) -> None:
+        mask = torch.zeros(640, 640)
+        mask[:, 320:] = 1
+        for width in (320, 391, 500, 639):
+            out = mask_at_size(mask, height, width)
+            assert int(((out > 1e-4) & (out < 1 - 1e-4)).sum(dim=1).max()) <= 1
+
+    def test_a_mask_that_shrinks_much_is_the_mean_of_what_lies_under_a_pixel(self) -> None:
+        dots = torch.zeros(640, 640)
+        dots[::4, ::4] = 1
+        out = mask_at_size(dots, 80, 80)
+        torch.testing.assert_close(out[5:-5, 5:-5], torch.full((70, 70), 1 / 16), atol=0.01, rtol=0)
+
+    @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+    @pytest.mark.parametrize(
+        ("size", "antialias"), [((48, 37), False), ((12, 9), False), ((9, 9), False), ((8, 8), True), ((1, 1), True)]
+    )
+    def test_masks_are_resized_as_torch_does_it(self, size: tuple[int, int], antialias: bool, device: str) -> None:
+        mask = torch.rand(18, 18)
+        out = mask_at_size(mask.to(device), *size).cpu()
+        expected = F.interpolate(mask[None, None], size=size, mode="bilinear", antialias=antialias)[0, 0]
+        torch.testing.assert_close(out, expected, atol=1e-4, rtol=0)
 
 
 class TestPng:

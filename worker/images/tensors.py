@@ -38,14 +38,22 @@ def network_input(picture: Picture, size: int, device: torch.device, dtype: torc
 
 
 def mask_at_size(mask: Tensor, height: int, width: int) -> Tensor:
-    """A (h, w) float mask in 0..1 resized to (height, width), antialiased where it shrinks."""
-    if mask.device.type == "cpu" and height >= mask.shape[0] and width >= mask.shape[1]:
-        # The same bilinear samples (half-pixel centres) in a quarter of the time.
-        large = cv2.resize(mask.float().contiguous().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
-        return torch.from_numpy(large.reshape(height, width)).clamp_(0, 1)
-    x = mask.float().view(1, 1, *mask.shape)
-    x = F.interpolate(x, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
-    return x[0, 0].clamp_(0, 1)
+    """A (h, w) float mask in 0..1 resized to (height, width) with half-pixel centres, bilinear.
+
+    A picture smaller than the mask went in enlarged, so its mask has no detail finer than the picture's pixels, and
+    antialiasing would only soften the edges. It comes first on a side that shrinks to less than half, whose samples
+    would leave some of the mask out.
+    """
+    rows, columns = mask.shape
+    coarse = (height if rows > 2 * height else rows, width if columns > 2 * width else columns)
+    x = mask.detach().float().view(1, 1, rows, columns)
+    if coarse != (rows, columns):
+        x = F.interpolate(x, size=coarse, mode="bilinear", antialias=True, align_corners=False)
+    if mask.device.type == "cpu":
+        # The same samples as torch's in a seventh to a half of the time.
+        resized = cv2.resize(x[0, 0].contiguous().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy(resized.reshape(height, width)).clamp_(0, 1)
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)[0, 0].clamp_(0, 1)
 
 
 def _on_backdrop(rgb: Pixels, alpha: Pixels) -> Pixels:
