@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -209,8 +209,8 @@ def train(
     """Train the base and both roles.
 
     Args:
-        further: from good weights: more of what is hardest, and roles that keep the early layers and what batch norms
-            have counted (`train.Plan`).
+        further: from good weights: more of what is hardest, and what batch norms have counted stays; the roles keep the
+            early layers, too (`train.Plan`).
         peak_lr: the base's largest learning rate; None for the usual one.
         seed: of the pictures.
         go: nothing but drawing happens before this file exists; it may hold the minutes in place of `minutes`.
@@ -232,7 +232,7 @@ def train(
         finished = folder / "base" / "ema.safetensors"
         if not finished.exists():
             start = None if init is None else grown(init, folder / "base", SEED)
-            run = Run("base", minutes, start, folder / "base", device, peak_lr=peak_lr)
+            run = Run("base", minutes, start, folder / "base", device, replace(plan, peak_lr=peak_lr))
             learn([run], supply, base, 60 * minutes * BASE_SHARE, stores, kept)
             del run  # and the memory of its recording
         both = [Run(role, minutes, finished, folder / role, device, plan) for role in ("rmbg", "birefnet")]

@@ -62,9 +62,16 @@ class Plan:
     refine_only: bool = False
     #: Of the pictures; None for the role's. Weights that learn on should see others than they have seen.
     seed: int | None = None
+    #: Largest learning rate; None for the role's. A smaller one changes good weights less.
+    peak_lr: float | None = None
 
 
 USUAL = Plan()
+
+
+def polishes(role: str, plan: Plan) -> bool:
+    """Whether a run is the last for its weights: a role that goes further. A base that does learns as any other."""
+    return plan.further and role != "base"
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ FURTHER = (Phase(0.5, 576, 3), Phase(1.0, 640, 3))
 PEAK_LR = {"base": 1.5e-3, "rmbg": 2e-4, "birefnet": 2e-4}
 #: The backbone knows something already: its learning rate over the decoder's.
 BACKBONE_SHARE = 0.25
-#: And the refining stage's in runs with a plan: it is small, and begins from nothing when the rest is good already.
+#: And the refining stage's where it learns alone or in a role that goes further: it is small, and began from nothing.
 REFINE_SHARE = 5.0
 #: Seeds far apart, so that roles and the base never see the same pictures.
 SEEDS = {"base": 101, "rmbg": 202, "birefnet": 303}
@@ -155,18 +162,17 @@ class Run:
 
     def __init__(
         self, role: str, minutes: float, init: Path | None, folder: Path, device: torch.device | None = None,
-        plan: Plan = USUAL, peak_lr: float | None = None,
+        plan: Plan = USUAL,
     ) -> None:  # fmt: skip
         """
         Args:
             minutes: length, of processor time. init: checkpoint to start from; None for a pretrained backbone alone.
-            peak_lr: largest learning rate; None for the role's.
         """
         self.seed = SEEDS[role] if plan.seed is None else plan.seed
         torch.manual_seed(self.seed)
-        self.peak_lr = PEAK_LR[role] if peak_lr is None else peak_lr
+        self.peak_lr = PEAK_LR[role] if plan.peak_lr is None else plan.peak_lr
         self.role, self.budget_s, self.folder = role, 60 * minutes, folder
-        self.plan = replace(plan, seed=self.seed)
+        self.plan = replace(plan, seed=self.seed, peak_lr=self.peak_lr)
         self.device = device or torch.device("cpu")
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -184,9 +190,9 @@ class Run:
             depthwise_in_float32(self.model)
         self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What edges and textures look like, ImageNet has taught well enough: no gradient is computed at the two largest
-        # sizes of the backbone, which is a third of a step's time on a CPU. Runs that go further do so on a card, too
+        # sizes of the backbone, which is a third of a step's time on a CPU. Roles that go further do so on a card, too
         # (74 ms a step in place of 87).
-        self.frozen = backbone.early if self.device.type == "cpu" or plan.further else []
+        self.frozen = backbone.early if self.device.type == "cpu" or polishes(role, plan) else []
         if self.plan.refine_only:
             self.frozen = _all_but_refine(self.model)
         self.still = _all_but_refine(self.model) if self.plan.further else []
@@ -214,13 +220,14 @@ class Run:
         """A weight's learning rate over the role's."""
         if name.startswith("bb.") and not name.startswith("bb.cue"):
             return BACKBONE_SHARE
-        has_plan = self.plan.further or self.plan.refine_only
-        return REFINE_SHARE if has_plan and name.startswith(REFINE) else 1.0
+        is_late = polishes(self.role, self.plan) or self.plan.refine_only
+        return REFINE_SHARE if is_late and name.startswith(REFINE) else 1.0
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.state_path, map_location=self.device, weights_only=True)
-        # A run of before seeds could be named has its role's.
-        if {"seed": SEEDS[self.role], **state["plan"]} != asdict(self.plan):
+        # A run of before these could be named has its role's.
+        usual = {"seed": SEEDS[self.role], "peak_lr": PEAK_LR[self.role]}
+        if {**usual, **state["plan"]} != asdict(self.plan):
             raise ValueError(
                 f"{self.folder} has a run with another plan, {state['plan']}; give this one a folder of its own"
             )
@@ -465,6 +472,7 @@ def main() -> int:
         "--further", action="store_true", help="from good weights: more of what is hardest, by a schedule of its own"
     )
     parser.add_argument("--refine", action="store_true", help="only the refining stage learns")
+    parser.add_argument("--peak-lr", type=float, help=f"largest learning rate (default: {PEAK_LR})")
     parser.add_argument("--seed", type=int, help="of the pictures (default: the role's, always the same ones)")
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     options = parser.parse_args()
@@ -472,12 +480,14 @@ def main() -> int:
         parser.error("--further and --refine begin with weights that are good already: name a --role and its --init")
     if options.seed is not None and (options.seed < 0 or options.role == "all"):
         parser.error("--seed is 0 or more and for one --role: runs with the same seed see the same pictures")
+    if options.peak_lr is not None and (options.peak_lr <= 0 or options.role == "all"):
+        parser.error("--peak-lr is above 0 and for one --role: a base learns faster than the roles after it")
     for role in MINUTES if options.role == "all" else (options.role,):
         init = options.init or (None if role == "base" else options.runs / "base" / "ema.safetensors")
         minutes = options.minutes or MINUTES[role]
         if init is not None:
             init = grown(init, options.runs / role, SEEDS[role])
-        plan = Plan(options.further, options.refine, options.seed)
+        plan = Plan(options.further, options.refine, options.seed, options.peak_lr)
         checkpoint = train_role(role, minutes, init, options.runs / role, options.processes, plan)
         if options.publish and role != "base":
             publish(checkpoint, role)

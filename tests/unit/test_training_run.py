@@ -85,8 +85,8 @@ def test_a_run_that_goes_further_keeps_what_batch_norms_have_counted(start: Path
 
 
 def test_the_refining_stage_learns_faster_where_the_rest_is_good_already(start: Path, tmp_path: Path) -> None:
-    def shares(plan: Plan) -> dict[str, float]:
-        run = Run("rmbg", 60, start, tmp_path / "run", plan=plan)
+    def shares(plan: Plan, role: str = "rmbg") -> dict[str, float]:
+        run = Run(role, 60, start, tmp_path / "run", plan=plan)
         names = {id(p): name for name, p in run.model.named_parameters()}
         parts = ("bb.cue", "bb", "squeeze_module", REFINE, "decoder")
         return {
@@ -98,7 +98,9 @@ def test_the_refining_stage_learns_faster_where_the_rest_is_good_already(start: 
     usual = {"bb": train.BACKBONE_SHARE, "bb.cue": 1.0, "squeeze_module": 1.0, "decoder": 1.0, REFINE: 1.0}
     assert shares(Plan()) == pytest.approx(usual)
     assert shares(Plan(further=True)) == pytest.approx({**usual, REFINE: train.REFINE_SHARE})
-    assert shares(Plan(refine_only=True)) == pytest.approx({REFINE: train.REFINE_SHARE})
+    assert shares(Plan(further=True), "base") == pytest.approx(usual)
+    for role in ("rmbg", "base"):
+        assert shares(Plan(refine_only=True), role) == pytest.approx({REFINE: train.REFINE_SHARE})
 
 
 def test_another_seed_draws_other_pictures_and_the_roles_own_the_same(start: Path, tmp_path: Path) -> None:
@@ -120,22 +122,46 @@ def test_a_run_goes_on_with_its_own_seed_alone_also_one_of_before_there_were_any
     run = Run("rmbg", 60, start, tmp_path / "run")
     run.save()
     state = torch.load(run.state_path, weights_only=True)
-    del state["plan"]["seed"]
+    del state["plan"]["seed"], state["plan"]["peak_lr"]
     torch.save(state, run.state_path)
     Run("rmbg", 60, start, tmp_path / "run")
     Run("rmbg", 60, start, tmp_path / "run", plan=Plan(seed=train.SEEDS["rmbg"]))
-    with pytest.raises(ValueError, match="another plan"):
-        Run("rmbg", 60, start, tmp_path / "run", plan=Plan(seed=5))
+    for other in (Plan(seed=5), Plan(peak_lr=1e-5)):
+        with pytest.raises(ValueError, match="another plan"):
+            Run("rmbg", 60, start, tmp_path / "run", plan=other)
 
 
-@pytest.mark.parametrize("arguments", [["--seed", "5"], ["--role", "base", "--seed", "-1"]])
-def test_a_seed_for_all_roles_or_below_zero_is_refused(
+def test_the_learning_rate_that_is_asked_for_is_the_largest(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(train, "spawn", lambda _, arguments, nprocs: plans.append(arguments[-1]))
+    options = ["--role", "rmbg", "--init", str(start), "--runs", str(tmp_path), "--peak-lr", "3e-5"]
+    monkeypatch.setattr("sys.argv", ["train", *options])
+    assert train.main() == 0
+    run = Run("rmbg", 60, start, tmp_path / "run", plan=plans[0])
+    run.step = train.WARM_UP_STEPS
+    run.prepare()
+    assert max(group["lr"] for group in run.optimiser.param_groups) == pytest.approx(3e-5)
+
+
+def test_early_layers_learn_in_a_base_and_in_usual_roles_alone() -> None:
+    assert train.polishes("rmbg", Plan(further=True))
+    assert not train.polishes("base", Plan(further=True))
+    assert not train.polishes("rmbg", Plan())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--seed", "5"], ["--role", "base", "--seed", "-1"], ["--peak-lr", "1e-4"], ["--role", "base", "--peak-lr", "0"]],
+)
+def test_a_seed_or_rate_for_all_roles_or_below_its_range_is_refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train", *arguments])
     with pytest.raises(SystemExit, match="2"):
         train.main()
-    assert "--seed" in capsys.readouterr().err
+    assert arguments[-2] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--further", "--refine"])
