@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from celery import Celery
+
 ROOT = Path(__file__).resolve().parents[1]
 T = TypeVar("T")
 
@@ -71,3 +73,12 @@ def wait_for(what: str, condition: Callable[[], T], *processes: Process, timeout
             reason = f"a process ended ({dead[0].popen.returncode})" if dead else f"{timeout_s:.0f} s passed"
             raise AssertionError(f"{reason} while waiting for {what}\n{logs}")
         time.sleep(0.02)
+
+
+def ask_for_events(flower: Celery, worker: Process) -> None:
+    """Have a worker report its events, as Flower does; again when it did not listen yet: nobody keeps a broadcast."""
+    wait_for(
+        "a worker that hears broadcasts",
+        lambda: flower.control.enable_events(reply=True, timeout=2, limit=1),
+        worker,
+    )

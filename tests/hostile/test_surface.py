@@ -24,7 +24,7 @@ from shared.storage import FolderStorage
 from tests.hostile.building import quarters, saved
 from tests.hostile.stack import Stack
 from tests.hostile.strangers import cases as strangers
-from tests.processes import ROOT, python, wait_for
+from tests.processes import ROOT, ask_for_events, python, wait_for
 from tests.redis_server import RedisServer, free_port
 
 SECRET = "8d1f0c-signature-of-a-source"
@@ -273,7 +273,7 @@ def test_a_signed_url_is_seen_by_its_server_and_nobody_else(
     base = f"http://127.0.0.1:{pictures.server_port}"
     output = {"front": f"{base}/good.png?sig={SECRET}", "back": f"{base}/missing.png?sig={SECRET}"}
     flower = make_celery(load_settings(redis_url=redis_server.url), "flower")
-    assert flower.control.enable_events(reply=True, timeout=20, limit=1)  # as Flower does
+    ask_for_events(flower, stack.worker)
     monitor = Monitor(redis_server.port)
     reply = stack.post(json={"id": 1, "output": output})
     record = stack.get(f"/jobs/{reply.json()['job_id']}")

@@ -23,7 +23,7 @@ from shared.store import Store
 from tests import gemini_server as server
 from tests.gemini_server import KEY, GeminiServer, jpeg
 from tests.integration.test_worker import Service
-from tests.processes import Process, wait_for
+from tests.processes import Process, ask_for_events, wait_for
 from tests.redis_server import RedisServer
 
 FRONT, BACK = jpeg(120, 80), jpeg(96, 96, (20, 60, 200))
@@ -204,7 +204,7 @@ def test_the_key_is_in_nothing_that_is_written(
     )
     worker = start(service, remote, EXTRACT_ON_ERROR="fail")
     with make_celery(service.settings, "flower") as flower:
-        assert flower.control.enable_events(reply=True, timeout=20, limit=1)  # as Flower does
+        ask_for_events(flower, worker)
     with redis.Redis(port=redis_server.port) as client, client.pubsub() as events:
         events.psubscribe("*")  # what Flower is told, among others
         codes = []
