@@ -62,7 +62,7 @@ def score(mask: Floats, alpha: NDArray[np.uint8]) -> Scores:
         mask: (h, w) float32, 0..1, of any size; it is resized to the alpha's as the service does it.
         alpha: (H, W) uint8.
     """
-    found = np.asarray(mask_at_size(torch.from_numpy(np.ascontiguousarray(mask)), *alpha.shape).numpy(), np.float32)
+    found = mask_at_size(torch.from_numpy(mask), *alpha.shape).numpy()
     truth = (alpha / np.float32(255)).astype(np.float32)
     inside, true_inside = found > 0.5, truth > 0.5
     tolerance = int(np.ceil(CONTOUR_TOLERANCE * np.hypot(*alpha.shape)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.cuda import NEEDS_CUDA
 from tests.golden import fill_recipe
 from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
 from worker.nets.fast import prepare_for_inference
@@ -109,7 +110,7 @@ def test_the_whole_network_in_fp16_stays_within_the_suggested_limits() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 @pytest.mark.parametrize("case", list(CASES))
 @pytest.mark.parametrize("form", FORMS)
 @torch.inference_mode()

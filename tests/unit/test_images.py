@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from shared.errors import SourceNotAnImage, SourceTooLarge
+from tests.cuda import NEEDS_CUDA
 from tests.picture_files import cmyk_profile, linear_grey_profile, png16
 from worker.images import Picture, clean_colours, cut_out, decode, encode_png, mask_at_size, network_input
 from worker.images.tensors import MEAN, STD
 
 LIMIT = 10_000_000
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CPU = torch.device("cpu")
 Array = np.ndarray[Any, Any]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.cuda import NEEDS_CUDA
 from training.card import CardPhase, Learner, deform_conv2d_on_grid, learn, train
 from training.data import drawn_assets
 from training.supply import Reservoir, Supply, squashed
@@ -119,7 +120,7 @@ def _tiny_run(init: Path, folder: Path, further: bool) -> dict[str, Path]:
     )  # fmt: skip
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 def test_a_recorded_pass_finds_the_gradients_of_the_pass_itself(init: Path, tmp_path: Path) -> None:
     """A learner that records beside a run that does not, over two shapes."""
     device = torch.device("cuda")
