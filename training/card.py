@@ -46,8 +46,9 @@ BASE = (CardPhase(0.4, 512, 32, 512), CardPhase(1.0, 640, 24, 640))
 ROLES = (CardPhase(1.0, 640, 24, 640),)
 #: A run from good weights, base and roles: smaller batches, more steps.
 FURTHER = (CardPhase(1.0, 640, 16, 640),)
-#: Share of the whole time that the base has.
-BASE_SHARE = 0.6
+#: Share of the whole time that the base has, and in a run from good weights: what all pictures have in common gains
+#: more there than the roles' own losses.
+BASE_SHARE, FURTHER_BASE_SHARE = 0.6, 0.85
 #: Far from the seeds of train.py.
 SEED = 404
 #: Pictures of one size that the card remembers, and that may lie ready for it.
@@ -219,7 +220,8 @@ def train(
     Raises:
         ValueError: the folder has a base from other weights or by another plan.
     """
-    _check_beginning(folder / "beginning.json", init, further)
+    _check_beginning(folder / "beginning.json", init, further, seed, peak_lr)
+    base_s = 60 * (FURTHER_BASE_SHARE if further else BASE_SHARE)
     largest = max(phase.drawn for phase in (*base, *roles))
     supply = Supply(assets, seed, base[0].drawn, largest, processes, places, further)
     plan = Plan(further=True) if further else USUAL
@@ -233,21 +235,22 @@ def train(
         if not finished.exists():
             start = None if init is None else grown(init, folder / "base", SEED)
             run = Run("base", minutes, start, folder / "base", device, replace(plan, peak_lr=peak_lr))
-            learn([run], supply, base, 60 * minutes * BASE_SHARE, stores, kept)
+            learn([run], supply, base, base_s * minutes, stores, kept)
             del run  # and the memory of its recording
         both = [Run(role, minutes, finished, folder / role, device, plan) for role in ("rmbg", "birefnet")]
-        learn(both, supply, roles, 60 * minutes * (1 - BASE_SHARE), stores, kept)
+        learn(both, supply, roles, (60 - base_s) * minutes, stores, kept)
     finally:
         deform_conv.deform_conv2d = plain
         supply.close()
     return {role: folder / role / "ema.safetensors" for role in ("rmbg", "birefnet")}
 
 
-def _check_beginning(record: Path, init: Path | None, further: bool) -> None:
+def _check_beginning(record: Path, init: Path | None, further: bool, seed: int, peak_lr: float | None) -> None:
     """Refuse a folder whose runs began otherwise: what is finished there would be taken for this run's."""
     digest = None if init is None else hashlib.sha256(init.read_bytes()).hexdigest()
-    beginning = {"init_sha256": digest, "further": further}
-    if record.exists() and json.loads(record.read_text()) != beginning:
+    beginning = {"init_sha256": digest, "further": further, "seed": seed, "peak_lr": peak_lr}
+    # A record of before seed and rate were kept has the usual ones.
+    if record.exists() and {"seed": SEED, "peak_lr": None, **json.loads(record.read_text())} != beginning:
         raise ValueError(f"{record.parent} has a run that began otherwise, {record.read_text()}; choose another --runs")
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(beginning))
@@ -278,7 +281,7 @@ def main() -> int:
         tiny = (CardPhase(1.0, 64, 2, 96),)
         train(
             drawn_assets(), torch.device("cpu"), options.minutes, options.init, options.runs, 1, tiny, tiny, 64, 64,
-            further=options.further,
+            peak_lr=options.peak_lr, seed=options.seed, further=options.further,
         )  # fmt: skip
         return 0
     torch.backends.cuda.matmul.allow_tf32 = True

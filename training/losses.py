@@ -45,10 +45,10 @@ class Recipe:
 
 RECIPES = {
     "base": Recipe(),
-    # Crisp: region, structure and contour count most, and semi-transparent targets are decided one way or the other.
-    "rmbg": Recipe(bce=1.0, iou=1.0, ssim=0.5, l1=0.5, coarse=0.15, gradient=0.1, boundary=6.0, sharpness=3.0),
+    # Crisp: region, structure and contour count more, and semi-transparent targets are decided one way or the other.
+    "rmbg": Recipe(iou=0.75, ssim=0.35, l1=0.75, boundary=5.0, sharpness=2.0),
     # Soft: the alpha's own value counts most, and how it changes.
-    "birefnet": Recipe(bce=0.5, iou=0.5, ssim=0.25, l1=2.5, coarse=0.15, gradient=0.1, laplacian=1.0, boundary=2.0),
+    "birefnet": Recipe(bce=0.75, l1=2.0, laplacian=0.5, boundary=3.0),
 }
 
 

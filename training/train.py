@@ -95,7 +95,7 @@ FURTHER = (Phase(0.5, 576, 3), Phase(1.0, 640, 3))
 PEAK_LR = {"base": 1.5e-3, "rmbg": 2e-4, "birefnet": 2e-4}
 #: The backbone knows something already: its learning rate over the decoder's.
 BACKBONE_SHARE = 0.25
-#: And the refining stage's where it learns alone or in a role that goes further: it is small, and began from nothing.
+#: And the refining stage's where it learns alone: it is small, and begins from nothing.
 REFINE_SHARE = 5.0
 #: Seeds far apart, so that roles and the base never see the same pictures.
 SEEDS = {"base": 101, "rmbg": 202, "birefnet": 303}
@@ -220,8 +220,7 @@ class Run:
         """A weight's learning rate over the role's."""
         if name.startswith("bb.") and not name.startswith("bb.cue"):
             return BACKBONE_SHARE
-        is_late = polishes(self.role, self.plan) or self.plan.refine_only
-        return REFINE_SHARE if is_late and name.startswith(REFINE) else 1.0
+        return REFINE_SHARE if self.plan.refine_only and name.startswith(REFINE) else 1.0
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.state_path, map_location=self.device, weights_only=True)

@@ -1,5 +1,6 @@
 """Training on a card, as far as a processor shows it: supply of pictures, sampler, grown weights, a short run."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cuda import NEEDS_CUDA
-from training.card import CardPhase, Learner, deform_conv2d_on_grid, learn, train
+from training.card import FURTHER_BASE_SHARE, CardPhase, Learner, deform_conv2d_on_grid, learn, train
 from training.data import drawn_assets
 from training.supply import Reservoir, Supply, squashed
 from training.train import CONFIG, Run, grown
@@ -21,6 +22,8 @@ from worker.nets import CONFIGS, BiRefNet, load_checkpoint, save_checkpoint
 from worker.nets.deform_conv import deform_conv2d
 
 ROOT = Path(__file__).parents[2]
+#: Length of the runs here.
+TINY_S = 3.0
 
 
 @pytest.fixture
@@ -100,24 +103,36 @@ def test_a_run_that_goes_further_keeps_what_batch_norms_have_counted(init: Path,
     assert torch.equal(role[counted], before[counted])
     assert not torch.equal(base[learned], before[learned])
     assert not torch.equal(role[learned], base[learned])
+    assert _seconds(tmp_path / "base") == pytest.approx(FURTHER_BASE_SHARE * TINY_S)
+    assert _seconds(tmp_path / "rmbg") == pytest.approx((1 - FURTHER_BASE_SHARE) * TINY_S)
 
 
-def test_a_folder_whose_base_is_from_other_weights_is_refused(init: Path, tmp_path: Path) -> None:
+def test_a_folder_whose_run_began_otherwise_is_refused(init: Path, tmp_path: Path) -> None:
     _tiny_run(init, tmp_path, further=True)
+    for changed in ({"further": False}, {"seed": 5}, {"peak_lr": 1e-4}):
+        with pytest.raises(ValueError, match="began otherwise"):
+            _tiny_run(init, tmp_path, **{"further": True, **changed})
+    record = tmp_path / "beginning.json"
+    former = {key: value for key, value in json.loads(record.read_text()).items() if key not in ("seed", "peak_lr")}
+    record.write_text(json.dumps(former))  # as it was before they were kept: the usual ones, so this run goes on
     with pytest.raises(ValueError, match="began otherwise"):
-        _tiny_run(init, tmp_path, further=False)
+        _tiny_run(init, tmp_path, further=True, seed=5)
+    _tiny_run(init, tmp_path, further=True)
     torch.manual_seed(9)
     save_checkpoint(BiRefNet(CONFIGS[CONFIG]), init, dtype=torch.float32)
     with pytest.raises(ValueError, match="began otherwise"):
         _tiny_run(init, tmp_path, further=True)
 
 
-def _tiny_run(init: Path, folder: Path, further: bool) -> dict[str, Path]:
+def _tiny_run(init: Path, folder: Path, **beginning: Any) -> dict[str, Path]:
     tiny = (CardPhase(1.0, 64, 2, 64),)
     return train(
-        drawn_assets(), torch.device("cpu"), 0.05, init, folder, 1, tiny, tiny, 8, 8,
-        further=further,
+        drawn_assets(), torch.device("cpu"), TINY_S / 60, init, folder, 1, tiny, tiny, 8, 8, **beginning
     )  # fmt: skip
+
+
+def _seconds(folder: Path) -> float:
+    return float(torch.load(folder / "state.pt", weights_only=True)["used_s"])
 
 
 @NEEDS_CUDA
