@@ -31,7 +31,7 @@ from training.contrast import (
     stands_out,
     without_invisible,
 )
-from training.designs import Assets, outlined
+from training.designs import Assets, outlined, random_colour
 from training.kinds import KINDS
 from training.mockups import Stage
 from training.split import TRAIN
@@ -45,6 +45,9 @@ ASPECTS = (1.0, 1.0, 0.833, 0.8, 0.75, 1.25, 1.33, 0.67)
 ZOOMS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.0, 1.25)
 #: Share of faint pictures (`sample`) in runs that go further.
 FAINT_SHARE = 0.3
+#: Share of the same whose hard ink has a wide border, and its width over the picture's longer side: the border closes
+#: small counters and gaps in its own colour, where a network that has only seen the ground in them would cut a hole.
+BORDERED_SHARE, BORDER_WIDTHS = 0.25, (0.01, 0.035)
 #: How far the ground of a faint picture is from a colour of its design, each channel, 0..1.
 NEAR_GROUND = 0.22
 #: ImageNet's statistics, RGB, of 0..1 values.
@@ -137,12 +140,14 @@ def _any(rng: Rng, shares: dict[str, float]) -> str:
 
 
 def composed(
-    rng: Rng, assets: Assets, height: int, width: int, kind: str, ground: str, faint: bool = False
-) -> Layers | None:
+    rng: Rng, assets: Assets, height: int, width: int, kind: str, ground: str, faint: bool = False,
+    bordered: bool = False,
+) -> Layers | None:  # fmt: skip
     """One design of a kind, tried on up to three grounds; None when it can't be told from any of them.
 
     Args:
         faint: hard ink may be nearer to its ground's colour; a ground that has one colour is drawn near to the ink's.
+        bordered: hard ink gets a wide border.
     """
     faint = faint and kind not in SOFT_KINDS
     least = FAINT_CONTRAST if faint else MIN_CONTRAST
@@ -150,6 +155,9 @@ def composed(
     left, top, across, down = stage.zone if stage else (0, 0, width, height)
     canvas = np.zeros((height, width, 4), np.float32)
     canvas[top : top + down, left : left + across] = KINDS[kind].make(rng, assets, down, across)
+    if bordered and kind not in SOFT_KINDS:
+        colour = random_colour(rng) if rng.random() < 0.6 else None
+        canvas = outlined(rng, canvas, rng.uniform(*BORDER_WIDTHS) * max(down, across), colour)
     draw = plain_colour if ground in ("flat", "gradient", "pattern") else garment_colour
     base = _base_colour(rng, canvas, draw, MIN_SOFT_CONTRAST + 0.05 if kind in SOFT_KINDS else least + 0.05, faint)
     for attempt in range(3):
@@ -231,7 +239,7 @@ def sample(
         size: about the square root of the picture's area, pixels.
         kind: the kind of art (any, by its share, when missing).
         ground: the kind of background, likewise.
-        focus: what is drawn of its share has the shares of a run that works on what is hardest.
+        focus: what is drawn of its share has the shares of a run that works on what is hardest, and some have borders.
         faint: as `composed` has it.
     """
     rng = np.random.default_rng((seed, index))
@@ -244,7 +252,8 @@ def sample(
         art = kind or _any(rng, kinds)
         under = ground or _any(rng, grounds)
         if art != "photo_cut" or under != "photo" or (kind and ground):  # a photo on a photo is a riddle
-            layers = composed(rng, assets, height, width, art, under, faint)
+            bordered = focus and rng.random() < BORDERED_SHARE
+            layers = composed(rng, assets, height, width, art, under, faint, bordered)
     image, alpha = put_together(layers)
     return Sample(damaged(rng, image, under not in ("flat", "gradient", "pattern")), alpha, art, under)
 

@@ -2,10 +2,12 @@
 
 import inspect
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,6 @@ from training.backgrounds import FOCUS_GROUNDS, GROUNDS, Floats
 from training.camera import tilted
 from training.contrast import FAINT_CONTRAST, legibility, without_invisible
 from training.data import (
-    Sample,
     composed,
     drawn_assets,
     load_assets,
@@ -211,6 +212,32 @@ class TestFairness:
         pair, same = (sample(drawn_assets(), 4, 2, 64, "glow", "flat", faint=faint) for faint in (False, True))
         np.testing.assert_array_equal(pair.image, same.image)
 
+    def test_a_border_closes_small_counters_in_its_own_colour(self) -> None:
+        within = []
+        for seed in range(10):
+            alphas = []
+            for bordered in (False, True):
+                rng = np.random.default_rng(seed)
+                layers = composed(rng, drawn_assets(), 192, 192, "lettering", "flat", bordered=bordered)
+                assert layers is not None
+                assert legibility(*layers).is_fair
+                alphas.append(layers.canvas[..., 3])
+            outside = np.pad((alphas[0] < 0.5).astype(np.uint8), 1, constant_values=1)
+            _, parts, sizes, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
+            small = [part for part in range(1, len(sizes)) if sizes[part, cv2.CC_STAT_AREA] < 30]
+            within.append(alphas[1][np.isin(parts[1:-1, 1:-1], small)])
+        assert np.concatenate(within).size > 100
+        assert np.concatenate(within).mean() > 0.9
+
+    def test_soft_ink_has_no_border(self) -> None:
+        layers = [
+            composed(np.random.default_rng(3), drawn_assets(), 64, 64, "glow", "flat", bordered=border)
+            for border in (False, True)
+        ]
+        assert layers[0] is not None
+        assert layers[1] is not None
+        np.testing.assert_array_equal(layers[0].canvas, layers[1].canvas)
+
     def test_a_print_lies_on_its_garment(self) -> None:
         for seed in range(40):
             stage = Stage.draw(np.random.default_rng(seed), 160, 128)
@@ -270,14 +297,8 @@ def test_pictures_of_a_run_that_goes_further_come_in_several_sizes(monkeypatch: 
 
 @pytest.mark.parametrize("focus", [False, True])
 def test_only_runs_that_go_further_draw_faint_pictures(focus: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, asked = data.sample, []
-
-    def noted(*arguments: Any, **named: Any) -> Sample:
-        bound = inspect.signature(plain).bind(*arguments, **named)
-        bound.apply_defaults()
-        asked.append((bound.arguments["focus"], bound.arguments["faint"]))
-        return plain(*arguments, **named)
-
+    asked: list[tuple[bool, bool]] = []
+    noted = _noting(data.sample, lambda named: asked.append((named["focus"], named["faint"])))
     monkeypatch.setattr(data, "sample", noted)
     monkeypatch.setattr(supply, "sample", noted)
     assets = drawn_assets()
@@ -289,3 +310,26 @@ def test_only_runs_that_go_further_draw_faint_pictures(focus: bool, monkeypatch:
     for of_one in (asked[:40], asked[40:]):
         assert (8 < sum(faint for _, faint in of_one) < 32) is focus
         assert focus or not any(faint for _, faint in of_one)
+
+
+@pytest.mark.parametrize("focus", [False, True])
+def test_only_runs_that_go_further_draw_borders(focus: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(data, "composed", _noting(data.composed, lambda named: asked.append(named["bordered"])))
+    assets = drawn_assets()
+    for index in range(60):
+        data.sample(assets, 5, index, 32, focus=focus)
+    assert (8 < sum(asked) < 32) is focus
+    assert focus or not any(asked)
+
+
+def _noting(plain: Callable[..., Any], note: Callable[[dict[str, Any]], None]) -> Callable[..., Any]:
+    """A function that does what another does, and notes its arguments by name."""
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        bound = inspect.signature(plain).bind(*arguments, **named)
+        bound.apply_defaults()
+        note(bound.arguments)
+        return plain(*arguments, **named)
+
+    return noted
