@@ -180,9 +180,10 @@ ci: lint test ## ✅ What CI runs: lint and the whole suite
 train-starter: venv ## 🏋️  Train the starter checkpoints anew (ARGS=--publish puts them into models/starter; CARD=1 on a CUDA card)
 	@$(PY) -m pip install --disable-pip-version-check -q -r requirements/training.txt -c requirements/constraints.txt
 	@$(PY) -m training.assets
-	@$(PY) -m training.$(if $(CARD),card,train) $(ARGS)
+	@$(PY) -m training.$(if $(CARD),recipe,train) $(ARGS)
 
-eval-starter: venv ## 📏 Measure the starter checkpoints on held-out designs
+eval-starter: venv ## 📏 Measure the starter checkpoints on held-out designs (ARGS="--rivals --packaged": and what they are compared with)
+	@$(if $(findstring --packaged,$(ARGS)),$(PY) -m pip install --disable-pip-version-check -q -r requirements/training.txt -c requirements/constraints.txt)
 	@$(PY) -m training.evaluate $(ARGS)
 
 bench-cuda: venv ## 🏁 Measure everything that needs a card (ARGS="--json FILE --official CHECKOUT", ARGS=--aot; refuses without one)

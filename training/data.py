@@ -20,7 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from training.assets import CACHE
-from training.backgrounds import FOCUS_GROUNDS, GROUNDS, Bytes, Floats, Rng, background, garment_colour, plain_colour
+from training.backgrounds import (
+    FOCUS_GROUNDS,
+    GROUNDS,
+    Bytes,
+    Floats,
+    Rng,
+    background,
+    garment_colour,
+    plain_colour,
+    random_colour,
+)
 from training.camera import damaged, folded, out_of_focus, tilted
 from training.contrast import (
     FAINT_CONTRAST,
@@ -31,7 +41,7 @@ from training.contrast import (
     stands_out,
     without_invisible,
 )
-from training.designs import Assets, outlined, random_colour
+from training.designs import Assets, outlined
 from training.kinds import KINDS
 from training.mockups import Stage
 from training.split import TRAIN
@@ -45,8 +55,8 @@ ASPECTS = (1.0, 1.0, 0.833, 0.8, 0.75, 1.25, 1.33, 0.67)
 ZOOMS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.0, 1.25)
 #: Share of faint pictures (`sample`) in runs that go further.
 FAINT_SHARE = 0.3
-#: Share of the same whose hard ink has a wide border, and its width over the picture's longer side: the border closes
-#: small counters and gaps in its own colour, where a network that has only seen the ground in them would cut a hole.
+#: Share of pictures with hard ink in the same runs that have a wide border, and its width over the print's longer side:
+#: it closes small counters and gaps in its own colour, where a network that has only seen ground in them cuts a hole.
 BORDERED_SHARE, BORDER_WIDTHS = 0.25, (0.01, 0.035)
 #: How far the ground of a faint picture is from a colour of its design, each channel, 0..1.
 NEAR_GROUND = 0.22
@@ -154,10 +164,11 @@ def composed(
     stage = Stage.draw(rng, height, width) if ground == "mockup_photo" else None
     left, top, across, down = stage.zone if stage else (0, 0, width, height)
     canvas = np.zeros((height, width, 4), np.float32)
-    canvas[top : top + down, left : left + across] = KINDS[kind].make(rng, assets, down, across)
+    art = KINDS[kind].make(rng, assets, down, across)
     if bordered and kind not in SOFT_KINDS:
         colour = random_colour(rng) if rng.random() < 0.6 else None
-        canvas = outlined(rng, canvas, rng.uniform(*BORDER_WIDTHS) * max(down, across), colour)
+        art = outlined(rng, art, rng.uniform(*BORDER_WIDTHS) * max(down, across), colour)
+    canvas[top : top + down, left : left + across] = art
     draw = plain_colour if ground in ("flat", "gradient", "pattern") else garment_colour
     base = _base_colour(rng, canvas, draw, MIN_SOFT_CONTRAST + 0.05 if kind in SOFT_KINDS else least + 0.05, faint)
     for attempt in range(3):
@@ -288,7 +299,7 @@ def training_pairs(
     Args:
         start: number of the first sample, so that a resumed run does not see the same pictures again.
         step: how many samples lie between two of these; as many processes can share a seed.
-        focus: more of what is hardest, some faint, and pictures of several sizes, enlarged or reduced to S.
+        focus: more of what is hardest, some faint, some with borders, and of several sizes, enlarged or reduced to S.
     """
     for index in itertools.count(start, step):
         rng = np.random.default_rng((seed, index, 1))

@@ -35,7 +35,7 @@ def squashed(assets: Assets, seed: int, index: int, size: int, focus: bool = Fal
     ones, and there is time for them here. Some are drawn smaller or larger than the network sees them (`ZOOMS`).
 
     Args:
-        focus: the others have the shares of a run that works on what is hardest, and some are faint.
+        focus: the others have the shares of a run that works on what is hardest; of all some are faint or have borders.
     """
     rng = np.random.default_rng((seed, index, 1))
     kind = str(rng.choice(sorted(KINDS))) if rng.random() < 0.5 else None

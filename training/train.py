@@ -55,7 +55,8 @@ REFINE = "decoder.refine."
 class Plan:
     """What a run does beside its schedule."""
 
-    #: Go on from good weights: more of what is hardest, in several sizes (`data.training_pairs`), by another schedule.
+    #: Go on from good weights: more of what is hardest, in several sizes, some faint, some with borders
+    #: (`data.training_pairs`), by another schedule.
     #: What batch norms have counted stays, since a few pictures at a time would only blur it.
     further: bool = False
     #: Only the refining stage learns.
@@ -99,7 +100,7 @@ BACKBONE_SHARE = 0.25
 REFINE_SHARE = 5.0
 #: Seeds far apart, so that roles and the base never see the same pictures.
 SEEDS = {"base": 101, "rmbg": 202, "birefnet": 303}
-#: Processor minutes (per process) of each run behind the weights in git.
+#: Processor minutes (per process) of a run from nothing; the weights in git have had more (models/starter/README.md).
 MINUTES = {"base": 18.0, "rmbg": 4.0, "birefnet": 4.0}
 WARM_UP_STEPS = 100
 #: Share of the averaged weights kept per step; 0.995 averages over about 200 steps.
@@ -230,6 +231,8 @@ class Run:
             raise ValueError(
                 f"{self.folder} has a run with another plan, {state['plan']}; give this one a folder of its own"
             )
+        if len(state["optimiser"]["param_groups"]) != len(self.optimiser.param_groups):
+            raise ValueError(f"{self.folder} has a run whose weights learned in other groups; begin anew elsewhere")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average.state, self.average.steps = state["average"], state["step"]

@@ -1,5 +1,6 @@
 """Training on a card, as far as a processor shows it: supply of pictures, sampler, grown weights, a short run."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -108,20 +109,53 @@ def test_a_run_that_goes_further_keeps_what_batch_norms_have_counted(init: Path,
 
 
 def test_a_folder_whose_run_began_otherwise_is_refused(init: Path, tmp_path: Path) -> None:
-    _tiny_run(init, tmp_path, further=True)
-    for changed in ({"further": False}, {"seed": 5}, {"peak_lr": 1e-4}):
+    _tiny_run(init, tmp_path)
+    for changed in ({"further": True}, {"seed": 5}, {"peak_lr": 1e-4}):
         with pytest.raises(ValueError, match="began otherwise"):
-            _tiny_run(init, tmp_path, **{"further": True, **changed})
-    record = tmp_path / "beginning.json"
-    former = {key: value for key, value in json.loads(record.read_text()).items() if key not in ("seed", "peak_lr")}
-    record.write_text(json.dumps(former))  # as it was before they were kept: the usual ones, so this run goes on
-    with pytest.raises(ValueError, match="began otherwise"):
-        _tiny_run(init, tmp_path, further=True, seed=5)
-    _tiny_run(init, tmp_path, further=True)
+            _tiny_run(init, tmp_path, **changed)
+    other = tmp_path / "other.safetensors"
     torch.manual_seed(9)
-    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), init, dtype=torch.float32)
+    save_checkpoint(BiRefNet(CONFIGS[CONFIG]), other, dtype=torch.float32)
     with pytest.raises(ValueError, match="began otherwise"):
-        _tiny_run(init, tmp_path, further=True)
+        _tiny_run(other, tmp_path)
+    record = tmp_path / "beginning.json"
+    former = {key: value for key, value in json.loads(record.read_text()).items() if key in ("init_sha256", "further")}
+    record.write_text(json.dumps(former))  # as it was before seed, rate and share were kept: the usual ones
+    _tiny_run(init, tmp_path)
+    with pytest.raises(ValueError, match="began otherwise"):
+        _tiny_run(init, tmp_path, seed=5)
+    record.write_text("{")  # cut off
+    with pytest.raises(ValueError, match="began otherwise"):
+        _tiny_run(init, tmp_path)
+
+
+def test_a_run_that_is_finished_is_left_as_it_is(init: Path, tmp_path: Path) -> None:
+    found = _tiny_run(init, tmp_path, further=True)
+    before = {role: (path.read_bytes(), path.stat().st_mtime_ns) for role, path in found.items()}
+    assert _tiny_run(init, tmp_path, further=True, peak_lr=1.5e-3) == found  # the usual rate by its number
+    assert {role: (path.read_bytes(), path.stat().st_mtime_ns) for role, path in found.items()} == before
+
+
+def test_the_recipe_s_weights_are_the_mean_of_the_last_run_s_roles_and_base(init: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training.recipe", "--rehearse", "--minutes", "0.05", "--further-minutes", "0.05"]
+    command += ["--rounds", "1", "--runs", str(tmp_path), "--init", str(init)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    last = tmp_path / "1"
+    began = json.loads((last / "beginning.json").read_text())
+    assert began["further"]
+    assert began["init_sha256"] == hashlib.sha256((tmp_path / "0" / "mean.safetensors").read_bytes()).hexdigest()
+    for role in ("rmbg", "birefnet"):
+        result, own, base = (
+            load_checkpoint(path, CONFIGS[CONFIG]).state_dict()
+            for path in (
+                tmp_path / f"{role}.safetensors",
+                last / role / "ema.safetensors",
+                last / "base" / "ema.safetensors",
+            )
+        )
+        for key, value in result.items():
+            torch.testing.assert_close(value, (2 * own[key] + base[key]) / 3, atol=1e-3, rtol=1e-2, check_dtype=False)
 
 
 def _tiny_run(init: Path, folder: Path, **beginning: Any) -> dict[str, Path]:

@@ -26,6 +26,7 @@ from training.data import (
     sample,
     training_pairs,
 )
+from training.designs import outlined
 from training.heldout import EXTRA, GROUND_QUOTA, TEST_SET, read_test_set, wanted
 from training.kinds import KINDS
 from training.mockups import Stage
@@ -44,6 +45,12 @@ from training.textures import halftone, smoke, worn
 
 #: Bytes of the stored test set: it lives in git.
 SIZE_LIMIT_BYTES = 13_000_000
+#: The first pictures of simple shapes at 96 px, seed 7001: kind, ground, and mean alpha, 0..255.
+STORED_KINDS = [
+    ("smoke", "mockup_photo"), ("badge", "flat"), ("halftone", "garment"), ("distressed", "flat"),
+    ("illustration", "garment"), ("emoji", "photo"), ("badge", "gradient"), ("layered", "pattern"),
+]  # fmt: skip
+STORED_ALPHAS = (42.11, 80.9, 57.18, 41.6, 9.98, 18.96, 50.59, 23.71)
 
 
 def disc(side: int, radius: float, colour: tuple[float, float, float]) -> Floats:
@@ -212,22 +219,42 @@ class TestFairness:
         pair, same = (sample(drawn_assets(), 4, 2, 64, "glow", "flat", faint=faint) for faint in (False, True))
         np.testing.assert_array_equal(pair.image, same.image)
 
-    def test_a_border_closes_small_counters_in_its_own_colour(self) -> None:
-        within = []
-        for seed in range(10):
+    def test_a_border_closes_a_small_counter_in_its_own_colour(self) -> None:
+        ring = disc(64, 20, (0.1, 0.2, 0.3)) * (1 - disc(64, 4, (1, 1, 1))[..., 3:])
+        bordered = outlined(np.random.default_rng(0), ring, 6, np.array((0.8, 0.1, 0.1), np.float32))
+        np.testing.assert_allclose(bordered[32, 32], (0.8, 0.1, 0.1, 1))
+        np.testing.assert_allclose(bordered[32, 32 + 12], (0.1, 0.2, 0.3, 1))
+        assert not bordered[32, 32 + 28].any()
+
+    def test_borders_are_wide_and_of_any_colour(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        borders: list[dict[str, Any]] = []
+        monkeypatch.setattr(data, "outlined", _noting(outlined, lambda named: borders.append(dict(named))))
+        closed, wide = [], []
+        for seed in range(16):
             alphas = []
             for bordered in (False, True):
+                borders.clear()
                 rng = np.random.default_rng(seed)
                 layers = composed(rng, drawn_assets(), 192, 192, "lettering", "flat", bordered=bordered)
                 assert layers is not None
                 assert legibility(*layers).is_fair
                 alphas.append(layers.canvas[..., 3])
+            wide.append(borders[0])  # any after it are of a print that can't be told from its ground
             outside = np.pad((alphas[0] < 0.5).astype(np.uint8), 1, constant_values=1)
             _, parts, sizes, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
             small = [part for part in range(1, len(sizes)) if sizes[part, cv2.CC_STAT_AREA] < 30]
-            within.append(alphas[1][np.isin(parts[1:-1, 1:-1], small)])
-        assert np.concatenate(within).size > 100
-        assert np.concatenate(within).mean() > 0.9
+            closed.append(alphas[1][np.isin(parts[1:-1, 1:-1], small)])
+        assert np.concatenate(closed).size > 100
+        assert np.concatenate(closed).mean() > 0.9
+        assert all(0.01 * 192 <= border["width"] <= 0.035 * 192 for border in wide)
+        assert 4 < sum(border["colour"] is not None for border in wide) < len(wide)
+
+    def test_pictures_of_the_stored_sets_do_not_change_with_what_training_draws(self) -> None:
+        """A number more or less from a picture's stream would make the test set another one."""
+        assets = drawn_assets()
+        drawn = [sample(assets, 7001, index, 96) for index in range(8)]
+        assert [(pair.kind, pair.ground) for pair in drawn] == STORED_KINDS
+        np.testing.assert_allclose([pair.alpha.mean() for pair in drawn], STORED_ALPHAS, atol=0.5)
 
     def test_soft_ink_has_no_border(self) -> None:
         layers = [
