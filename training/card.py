@@ -223,9 +223,12 @@ def train(
         ValueError: the folder has a run that began with other weights, pictures or rates, or by another plan.
     """
     share = FURTHER_BASE_SHARE if further else BASE_SHARE
-    beginning = _beginning(folder / "beginning.json", init, further, share, seed, peak_lr)
+    rate = PEAK_LR["base"] if peak_lr is None else peak_lr
+    sizes = [[(phase.size, phase.drawn) for phase in phases] for phases in (base, roles)]
+    beginning = _beginning(folder, init, further=further, base_share=share, seed=seed, peak_lr=rate, sizes=sizes)
     found = {role: folder / role / "ema.safetensors" for role in ROLE_NAMES}
     if all(path.exists() for path in found.values()):
+        print(f"{folder} has a finished run; nothing is left to do", flush=True)
         return found
     largest = max(phase.drawn for phase in (*base, *roles))
     supply = Supply(assets, seed, base[0].drawn, largest, processes, places, further)
@@ -251,30 +254,23 @@ def train(
     return found
 
 
-def _beginning(
-    record: Path, init: Path | None, further: bool, share: float, seed: int, peak_lr: float | None
-) -> dict[str, Any]:  # fmt: skip
+def _beginning(folder: Path, init: Path | None, **more: Any) -> dict[str, Any]:
     """What a run begins with; a folder whose runs began otherwise is refused: what is finished there would be taken.
 
     Raises:
-        ValueError: it began otherwise, or its record can't be read.
+        ValueError: they did, or nobody knows how.
     """
     digest = None if init is None else hashlib.sha256(init.read_bytes()).hexdigest()
-    usual = {
-        "seed": SEED,
-        "peak_lr": PEAK_LR["base"],
-        "base_share": BASE_SHARE,
-    }  # of a record of before these were kept
-    rate = PEAK_LR["base"] if peak_lr is None else peak_lr
-    beginning = {"init_sha256": digest, "further": further, "seed": seed, "peak_lr": rate, "base_share": share}
-    if record.exists():
-        former = record.read_text()
-        try:
-            same = {**usual, **json.loads(former)} == beginning
-        except ValueError:
-            same = False
-        if not same:
-            raise ValueError(f"{record.parent} has a run that began otherwise, {former!r}; choose another --runs")
+    beginning: dict[str, Any] = json.loads(json.dumps({"init_sha256": digest, **more}))
+    record = folder / "beginning.json"
+    former = record.read_text() if record.exists() else ""
+    try:
+        finished = [name for name in ("base", *ROLE_NAMES) if (folder / name / "ema.safetensors").exists()]
+        same = json.loads(former) == beginning if former else not finished
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(f"{folder} has a run that began otherwise, {former!r}; choose another --runs")
     return beginning
 
 
@@ -305,6 +301,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.further and options.init is None:
         parser.error("--further begins with weights that are good already: name them by --init")
+    if options.rehearse and options.publish:
+        parser.error("--rehearse has nothing to publish")
     if options.seed < 0 or (options.peak_lr is not None and options.peak_lr <= 0):
         parser.error("--seed is 0 or more, --peak-lr above 0")
     cv2.setNumThreads(1)

@@ -55,8 +55,9 @@ ASPECTS = (1.0, 1.0, 0.833, 0.8, 0.75, 1.25, 1.33, 0.67)
 ZOOMS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.0, 1.25)
 #: Share of faint pictures (`sample`) in runs that go further.
 FAINT_SHARE = 0.3
-#: Share of pictures with hard ink in the same runs that have a wide border, and its width over the print's longer side:
-#: it closes small counters and gaps in its own colour, where a network that has only seen ground in them cuts a hole.
+#: Share of pictures with hard ink in the same runs that have a wide border, and its width over the longer side of the
+#: picture (on a mock-up, of the print zone): it closes small counters and gaps in its own colour, where a network that
+#: has only seen ground in them cuts a hole.
 BORDERED_SHARE, BORDER_WIDTHS = 0.25, (0.01, 0.035)
 #: How far the ground of a faint picture is from a colour of its design, each channel, 0..1.
 NEAR_GROUND = 0.22

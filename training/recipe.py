@@ -2,8 +2,8 @@
 
     python -m training.recipe --publish          # 8 minutes and twice 13, then into models/starter
 
-Between two runs stands the mean of both roles (mean.py); a role is in the end the mean of twice itself and once its
-base, which keeps more of what all pictures have in common. A recipe that was cut off goes on from its last finished
+Between two runs stands the mean of both roles (mean.py); a role is in the end the mean of twice itself, once its base
+and once the base of the run before, as the weights in git are. A recipe that was cut off goes on from its last finished
 part. Each run is a process of its own, since those that draw are forked before CUDA is used.
 """
 
@@ -28,9 +28,16 @@ FURTHER_PEAK_LR = "6e-4"
 
 
 def averaged(checkpoints: list[Path], out: Path) -> Path:
-    """Store the mean of some checkpoints, fp16, and what it is the mean of."""
-    metadata = {"mean_of": ", ".join("/".join(path.parts[-3:]) for path in checkpoints)}
-    save_checkpoint(mean_of(checkpoints), out, dtype=torch.float16, metadata=metadata)
+    """The mean of some checkpoints, fp16, and what it is the mean of; one that is there stays.
+
+    The same weights need not be the same bytes (safetensors orders what it says of a file anew each time), and the next
+    run knows by its bytes what it began with.
+    """
+    if not out.exists():
+        metadata = {"mean_of": ", ".join("/".join(path.parts[-3:]) for path in checkpoints)}
+        part = out.with_suffix(".part")
+        save_checkpoint(mean_of(checkpoints), part, dtype=torch.float16, metadata=metadata)
+        part.rename(out)
     return out
 
 
@@ -57,6 +64,8 @@ def main() -> int:
     parser.add_argument("--publish", action="store_true", help="put the results into models/starter")
     parser.add_argument("--rehearse", action="store_true", help="tiny pictures of simple shapes on the CPU")
     options = parser.parse_args()
+    if options.rehearse and options.publish:
+        parser.error("--rehearse has nothing to publish")
     more = ["--rehearse"] if options.rehearse else []
     start = [] if options.init is None else ["--init", str(options.init)]
     try:
@@ -68,9 +77,9 @@ def main() -> int:
             start = ["--init", str(mean), "--further", "--peak-lr", FURTHER_PEAK_LR]
     except subprocess.CalledProcessError as error:
         return error.returncode
+    bases = [options.runs / str(number) / "base" / "ema.safetensors" for number in (options.rounds, options.rounds - 1)]
     for role, checkpoint in found.items():
-        base = folder / "base" / "ema.safetensors"
-        result = averaged([checkpoint, checkpoint, base], options.runs / f"{role}.safetensors")
+        result = averaged([checkpoint, checkpoint, *bases], folder / f"{role}.safetensors")
         print(f"{role}: {result}")
         if options.publish:
             publish(result, role)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cuda import NEEDS_CUDA
+from training import recipe
 from training.card import FURTHER_BASE_SHARE, CardPhase, Learner, deform_conv2d_on_grid, learn, train
 from training.data import drawn_assets
 from training.supply import Reservoir, Supply, squashed
@@ -119,14 +120,10 @@ def test_a_folder_whose_run_began_otherwise_is_refused(init: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="began otherwise"):
         _tiny_run(other, tmp_path)
     record = tmp_path / "beginning.json"
-    former = {key: value for key, value in json.loads(record.read_text()).items() if key in ("init_sha256", "further")}
-    record.write_text(json.dumps(former))  # as it was before seed, rate and share were kept: the usual ones
-    _tiny_run(init, tmp_path)
-    with pytest.raises(ValueError, match="began otherwise"):
-        _tiny_run(init, tmp_path, seed=5)
-    record.write_text("{")  # cut off
-    with pytest.raises(ValueError, match="began otherwise"):
-        _tiny_run(init, tmp_path)
+    for former in ("{", None):  # cut off, lost
+        record.unlink() if former is None else record.write_text(former)
+        with pytest.raises(ValueError, match="began otherwise"):
+            _tiny_run(init, tmp_path)
 
 
 def test_a_run_that_is_finished_is_left_as_it_is(init: Path, tmp_path: Path) -> None:
@@ -136,26 +133,54 @@ def test_a_run_that_is_finished_is_left_as_it_is(init: Path, tmp_path: Path) -> 
     assert {role: (path.read_bytes(), path.stat().st_mtime_ns) for role, path in found.items()} == before
 
 
-def test_the_recipe_s_weights_are_the_mean_of_the_last_run_s_roles_and_base(init: Path, tmp_path: Path) -> None:
+def test_a_recipe_is_a_run_and_then_one_that_goes_further_from_its_mean(init: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training.recipe", "--rehearse", "--minutes", "0.05", "--further-minutes", "0.05"]
-    command += ["--rounds", "1", "--runs", str(tmp_path), "--init", str(init)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    last = tmp_path / "1"
-    began = json.loads((last / "beginning.json").read_text())
-    assert began["further"]
-    assert began["init_sha256"] == hashlib.sha256((tmp_path / "0" / "mean.safetensors").read_bytes()).hexdigest()
-    for role in ("rmbg", "birefnet"):
-        result, own, base = (
-            load_checkpoint(path, CONFIGS[CONFIG]).state_dict()
-            for path in (
-                tmp_path / f"{role}.safetensors",
-                last / role / "ema.safetensors",
-                last / "base" / "ema.safetensors",
-            )
-        )
-        for key, value in result.items():
-            torch.testing.assert_close(value, (2 * own[key] + base[key]) / 3, atol=1e-3, rtol=1e-2, check_dtype=False)
+    command += ["--rounds", "1", "--runs", str(tmp_path / "a b"), "--init", str(init)]
+    results = [tmp_path / "a b" / "1" / f"{role}.safetensors" for role in ("rmbg", "birefnet")]
+    before = None
+    for _ in range(2):  # the second time nothing is left to do
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        found = [path.read_bytes() for path in results]
+        assert before in (None, found)
+        before = found
+    assert found[0] != found[1]
+    began = [json.loads((tmp_path / "a b" / number / "beginning.json").read_text()) for number in "01"]
+    assert [run["further"] for run in began] == [False, True]
+    means = (init, tmp_path / "a b" / "0" / "mean.safetensors")
+    assert [run["init_sha256"] for run in began] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in means]
+
+
+def test_a_recipe_publishes_the_mean_of_role_and_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {"base": 1.0, "rmbg": 2.0, "birefnet": 4.0}
+    model, published = BiRefNet(CONFIGS[CONFIG]), {}
+
+    def run(folder: Path, minutes: float, seed: int, more: list[str]) -> None:
+        for part, number in numbers.items():
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.fill_(number + 8 * int(folder.name))
+            (folder / part).mkdir(parents=True)
+            save_checkpoint(model, folder / part / "ema.safetensors", dtype=torch.float32)
+
+    monkeypatch.setattr(recipe, "run", run)
+    monkeypatch.setattr(recipe, "publish", lambda path, role: published.update({role: path}))
+    monkeypatch.setattr(sys, "argv", ["recipe", "--rounds", "2", "--runs", str(tmp_path), "--publish"])
+    assert recipe.main() == 0
+    for role, expected in {"rmbg": (18 + 18 + 17 + 9) / 4, "birefnet": (20 + 20 + 17 + 9) / 4}.items():
+        for weight in load_checkpoint(published[role], CONFIGS[CONFIG]).parameters():
+            torch.testing.assert_close(weight, torch.full_like(weight, expected))
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--rehearse", "--publish"], ["--seed", "-1"], ["--peak-lr", "0"]], ids=lambda wrong: wrong[0]
+)
+def test_a_wrong_option_ends_a_run_before_it_begins(wrong: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training.card", "--runs", str(tmp_path), *wrong]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert wrong[0] in ended.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def _tiny_run(init: Path, folder: Path, **beginning: Any) -> dict[str, Path]:
