@@ -207,14 +207,14 @@ def learn(
 def train(
     assets: Assets, device: torch.device, minutes: float, init: Path | None, folder: Path, processes: int,
     base: Sequence[CardPhase] = BASE, roles: Sequence[CardPhase] = ROLES, kept: int = KEPT, places: int = PLACES,
-    go: Path | None = None, peak_lr: float | None = None, seed: int = SEED, further: bool = False,
+    go: Path | None = None, peak_lr: float = PEAK_LR["base"], seed: int = SEED, further: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
     """Train the base and both roles.
 
     Args:
         further: from good weights: more of what is hardest, and what batch norms have counted stays; the roles keep the
             early layers, too (`train.Plan`).
-        peak_lr: the base's largest learning rate; None for the usual one.
+        peak_lr: the base's largest learning rate.
         seed: of the pictures.
         go: nothing but drawing happens before this file exists; it may hold the minutes in place of `minutes`.
     Returns:
@@ -223,9 +223,8 @@ def train(
         ValueError: the folder has a run that began with other weights, pictures or rates, or by another plan.
     """
     share = FURTHER_BASE_SHARE if further else BASE_SHARE
-    rate = PEAK_LR["base"] if peak_lr is None else peak_lr
-    sizes = [[(phase.size, phase.drawn) for phase in phases] for phases in (base, roles)]
-    beginning = _beginning(folder, init, further=further, base_share=share, seed=seed, peak_lr=rate, sizes=sizes)
+    sizes = [[[phase.size, phase.drawn] for phase in phases] for phases in (base, roles)]
+    beginning = _beginning(folder, init, further=further, base_share=share, seed=seed, peak_lr=peak_lr, sizes=sizes)
     found = {role: folder / role / "ema.safetensors" for role in ROLE_NAMES}
     if all(path.exists() for path in found.values()):
         print(f"{folder} has a finished run; nothing is left to do", flush=True)
@@ -261,7 +260,7 @@ def _beginning(folder: Path, init: Path | None, **more: Any) -> dict[str, Any]:
         ValueError: they did, or nobody knows how.
     """
     digest = None if init is None else hashlib.sha256(init.read_bytes()).hexdigest()
-    beginning: dict[str, Any] = json.loads(json.dumps({"init_sha256": digest, **more}))
+    beginning = {"init_sha256": digest, **more}
     record = folder / "beginning.json"
     former = record.read_text() if record.exists() else ""
     try:
@@ -292,7 +291,9 @@ def main() -> int:
     parser.add_argument(
         "--further", action="store_true", help="from good weights: more of what is hardest, borders, small batches"
     )
-    parser.add_argument("--peak-lr", type=float, help="of the base; less than usual keeps more of good weights")
+    parser.add_argument(
+        "--peak-lr", type=float, default=PEAK_LR["base"], help="of the base; less than usual keeps more of good weights"
+    )
     parser.add_argument("--runs", type=Path, default=RUNS / "card", help="folder of the run")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="that draw")
     parser.add_argument("--go", type=Path, help="only draw until this file exists; it may hold the minutes")
@@ -303,7 +304,7 @@ def main() -> int:
         parser.error("--further begins with weights that are good already: name them by --init")
     if options.rehearse and options.publish:
         parser.error("--rehearse has nothing to publish")
-    if options.seed < 0 or (options.peak_lr is not None and options.peak_lr <= 0):
+    if options.seed < 0 or options.peak_lr <= 0:
         parser.error("--seed is 0 or more, --peak-lr above 0")
     cv2.setNumThreads(1)
     if options.rehearse:

@@ -44,14 +44,23 @@ def mean_of(paths: Sequence[Path]) -> BiRefNet:
     return model
 
 
+def store_mean(paths: Sequence[Path], out: Path) -> None:
+    """Write the mean of some checkpoints, fp16, with the ends of their paths in its header.
+
+    Raises:
+        CheckpointError: as `mean_of`.
+    """
+    metadata = {"mean_of": ", ".join("/".join(path.parts[-3:]) for path in paths)}
+    save_checkpoint(mean_of(paths), out, dtype=torch.float16, metadata=metadata)
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m training.mean", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="where the mean goes, fp16")
     options = parser.parse_args()
-    metadata = {"mean_of": ", ".join(path.parent.name + "/" + path.name for path in options.checkpoints)}
-    save_checkpoint(mean_of(options.checkpoints), options.out, dtype=torch.float16, metadata=metadata)
+    store_mean(options.checkpoints, options.out)
     return 0
 
 

@@ -14,12 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from training.evaluate import ROLES
-from training.mean import mean_of
+from training.mean import store_mean
 from training.train import RUNS, publish
-from worker.nets.weights import save_checkpoint
 
 #: Seeds of the runs' pictures: none sees another's.
 SEEDS = (404, 505, 909, 1212, 1313)
@@ -28,16 +25,13 @@ FURTHER_PEAK_LR = "6e-4"
 
 
 def averaged(checkpoints: list[Path], out: Path) -> Path:
-    """The mean of some checkpoints, fp16, and what it is the mean of; one that is there stays.
+    """Where the mean of some checkpoints is; one that is there stays.
 
     The same weights need not be the same bytes (safetensors orders what it says of a file anew each time), and the next
     run knows by its bytes what it began with.
     """
     if not out.exists():
-        metadata = {"mean_of": ", ".join("/".join(path.parts[-3:]) for path in checkpoints)}
-        part = out.with_suffix(".part")
-        save_checkpoint(mean_of(checkpoints), part, dtype=torch.float16, metadata=metadata)
-        part.rename(out)
+        store_mean(checkpoints, out)
     return out
 
 
